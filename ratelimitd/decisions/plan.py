@@ -1,0 +1,91 @@
+"""A request becomes a plan: what matched, which counters it touches, and what it costs.
+
+Rules:
+- Pure: the same policy, request and options give the same plan.
+- A plan names every check that the store must decide; a plan without checks needs no store.
+- Checks are in descriptor order, and the store decides them serially in that order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ratelimitd.decisions.request import Request
+from ratelimitd.policy.model import Limit
+
+
+class Outcome(StrEnum):
+    """Why a descriptor is, or is not, checked by the store."""
+
+    CHECKED = "checked"
+    NO_MATCH = "no_match"
+    NO_MATCH_DENIED = "no_match_denied"
+    REPLACED = "replaced"
+    UNLIMITED = "unlimited"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One limit of one descriptor against one counter; `cost` below 0 is a refund."""
+
+    key: bytes
+    limit: Limit
+    cost: int
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptorPlan:
+    """What became of one descriptor.
+
+    `limit` is what matched, or None; `metric_key` is its name in metrics; `check` is an index
+    into the plan's checks, or None where the store is not asked.
+    """
+
+    outcome: Outcome
+    limit: Limit | None = None
+    metric_key: str = ""
+    cost: int = 1
+    check: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One request, ready to be decided.
+
+    `passing_quota` counts quota descriptors that pass without the store: with one, an
+    all-quota refusal is impossible.
+    """
+
+    request: Request
+    policy_revision: str
+    descriptors: tuple[DescriptorPlan, ...]
+    checks: tuple[Check, ...]
+    passing_quota: int = 0
+    is_domain_known: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What the store decided for one check.
+
+    `used_before` and `used_after` bracket this check in the serial order of its batch, as if it
+    were charged; `used_final` is what the counter holds once the whole request was charged or
+    rolled back. `reset_us` is the time to the window's end; `retry_after_us` the time until the
+    same cost may be admitted, or -1 for never.
+    """
+
+    is_over: bool
+    used_before: int
+    used_after: int
+    used_final: int
+    reset_us: int
+    retry_after_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The store's answer to one plan: one result per check, in order; `now_us` is its clock."""
+
+    now_us: int
+    is_refused: bool
+    results: Sequence[CheckResult]

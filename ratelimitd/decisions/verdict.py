@@ -1,0 +1,85 @@
+"""A reply becomes a verdict: the overall code, a status per descriptor, headers and metadata."""
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+from ratelimitd.decisions.plan import Plan
+from ratelimitd.json_value import JsonObject
+from ratelimitd.policy.model import Limit, Unit
+
+
+class Code(IntEnum):
+    """Envoy's RateLimitResponse.Code; UNKNOWN (0) is never answered: Envoy lets it pass."""
+
+    OK = 1
+    OVER_LIMIT = 2
+
+
+class RuleOutcome(StrEnum):
+    """What one rule said to one descriptor; a label in metrics."""
+
+    ALLOWED = "allowed"
+    REFUSED = "refused"
+    SHADOWED = "shadowed"
+    FAILED_OPEN = "failed_open"
+    FAILED_CLOSED = "failed_closed"
+    FAILED_LOCAL_ALLOWED = "failed_local_allowed"
+    FAILED_LOCAL_REFUSED = "failed_local_refused"
+    FAILED_ERROR = "failed_error"
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentLimit:
+    """The limit that a status speaks of; `requests_per_unit` may exceed uint32."""
+
+    requests_per_unit: int
+    unit: Unit
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The answer to one descriptor; `reset_s` is None where no limit applies."""
+
+    code: Code
+    current_limit: CurrentLimit | None = None
+    remaining: int = 0
+    reset_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleCount:
+    """What one descriptor adds to the metrics of its rule; hits are in units of cost.
+
+    `over_hits`, `near_hits`, `within_hits`, `shadow_hits` and `cached_hits` follow the reference
+    server's arithmetic, so that its dashboards go on.
+    """
+
+    limit: Limit
+    metric_key: str
+    outcome: RuleOutcome
+    hits: int
+    over_hits: int = 0
+    near_hits: int = 0
+    within_hits: int = 0
+    shadow_hits: int = 0
+    cached_hits: int = 0
+    is_near: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The whole answer to one request, and what it adds to the metrics.
+
+    `unmatched` counts descriptors that no rule matched. `is_shadowed` says that the global
+    shadow mode turned a refusal into OK.
+    """
+
+    plan: Plan
+    code: Code
+    statuses: tuple[Status, ...]
+    headers: tuple[tuple[str, str], ...] = ()
+    metadata: JsonObject | None = None
+    counts: tuple[RuleCount, ...] = ()
+    unmatched: int = 0
+    is_shadowed: bool = False

@@ -1,0 +1,69 @@
+"""The taxonomy of errors, sorted by who must act.
+
+    RatelimitError
+    |- ConfigError          the operator: a policy file, a flag, a variable
+    |  `- PolicyError       every finding of a policy at once, each with its position
+    |- InvalidRequest       the caller: the request can never be answered
+    `- StoreError           nobody's request is wrong: the store did not answer
+       |- StoreUnavailable  nothing was sent, so nothing was spent
+       `- StoreReplyLost    it was sent and no answer came: perhaps spent
+
+Over-limit is a value, not an error. transport/errors.py holds the one table of status codes;
+redis exceptions are mapped in store/ only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class RatelimitError(Exception):
+    """The root; never raised itself."""
+
+
+class ConfigError(RatelimitError):
+    """Something that an operator wrote is wrong; the message says where, what and what is right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing wrong in a policy: `line` and `column` count from 1, 0 where there is none."""
+
+    file: str
+    line: int
+    column: int
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        """Return the finding as `file:line:column: path: message`."""
+        position = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return (
+            f"{position}: {self.path}: {self.message}"
+            if self.path
+            else f"{position}: {self.message}"
+        )
+
+
+class PolicyError(ConfigError):
+    """A policy with errors: all of them, of all files, in file order."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        """Keep `findings`; the text is one line for each."""
+        super().__init__("\n".join(map(str, findings)))
+        self.findings = tuple(findings)
+
+
+class InvalidRequest(RatelimitError):  # noqa: N818 - the name of the gRPC status it becomes
+    """The caller's request breaks the protocol; INVALID_ARGUMENT."""
+
+
+class StoreError(RatelimitError):
+    """The store gave no decision; the failure policy of each rule decides."""
+
+
+class StoreUnavailable(StoreError):  # noqa: N818 - reads as what happened
+    """The store could not be asked: nothing was sent, nothing was spent."""
+
+
+class StoreReplyLost(StoreError):  # noqa: N818 - reads as what happened
+    """The batch was sent and its answer did not come: it is perhaps spent, and never sent again."""

@@ -1,0 +1,151 @@
+"""A compiled policy: immutable values, shared by every request until the next reload.
+
+Rules:
+- A policy is replaced whole; nothing in it changes after it was compiled.
+- Times are microseconds (`_us`), amounts are integers from 0 to 2^53 - 1.
+- Nothing here knows a file, a clock or a store.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+from ratelimitd.json_value import JsonObject
+
+DEFAULT_SECRET_KEYS = frozenset({"api_key", "authorization", "token", "cookie", "x-api-key"})
+
+
+class Unit(IntEnum):
+    """Envoy's RateLimitResponse.RateLimit.Unit, with its wire numbers."""
+
+    UNKNOWN = 0
+    SECOND = 1
+    MINUTE = 2
+    HOUR = 3
+    DAY = 4
+    MONTH = 5
+    YEAR = 6
+    WEEK = 7
+
+
+# As the reference server counts them: aligned to the Unix epoch, a month is 30 days, a year 365.
+WINDOW_US: Mapping[Unit, int] = {
+    Unit.SECOND: 1_000_000,
+    Unit.MINUTE: 60_000_000,
+    Unit.HOUR: 3_600_000_000,
+    Unit.DAY: 86_400_000_000,
+    Unit.WEEK: 7 * 86_400_000_000,
+    Unit.MONTH: 30 * 86_400_000_000,
+    Unit.YEAR: 365 * 86_400_000_000,
+}
+
+
+class Algorithm(StrEnum):
+    """How a limit counts."""
+
+    FIXED_WINDOW = "fixed_window"
+
+
+class FailurePolicy(StrEnum):
+    """What a rule answers when the store gives no decision, strongest first."""
+
+    ERROR = "error"
+    DENY = "deny"
+    LOCAL = "local"
+    ALLOW = "allow"
+
+
+class NoMatch(StrEnum):
+    """What a domain answers to a descriptor that no rule matches."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a rule stands; `line` and `column` count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        """Return `file:line:column`."""
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """A configured rule: how much, in which window, and what happens beyond it.
+
+    `rule` names the rule for metrics, logs and people: its domain, then `key` or `key_value` of
+    each level, joined by dots, as the reference server prints it. `name` is what `replaces` and
+    `current_limit.name` use; it may be empty and need not be unique.
+    """
+
+    domain: str
+    rule: str
+    position: Position
+    name: str = ""
+    algorithm: Algorithm = Algorithm.FIXED_WINDOW
+    unit: Unit = Unit.UNKNOWN
+    window_us: int = 0
+    requests_per_unit: int = 0
+    is_unlimited: bool = False
+    replaces: frozenset[str] = frozenset()
+    is_shadow: bool = False
+    is_quota: bool = False
+    counts_denied: bool = True
+    is_sensitive: bool = False
+    on_store_failure: FailurePolicy = FailurePolicy.ERROR
+    has_upstream_override: bool = True
+    has_detailed_metric: bool = False
+    metadata: JsonObject | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One level of the tree: the children that a further entry can reach, and this level's limit.
+
+    `exact` is keyed by joined names, `key_value` or `key`, as the reference server joins them.
+    `limit` is None for a path node or a whitelist.
+    """
+
+    name: str
+    rule: str
+    position: Position
+    limit: Limit | None = None
+    exact: Mapping[str, "Node"]
+    wildcards: tuple["Wildcard", ...] = ()
+    has_value: bool = False
+    is_shared: bool = False
+    has_value_metric: bool = False
+    is_sensitive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wildcard:
+    """A child whose joined name holds `*`: `pieces` is that name split on it."""
+
+    pieces: tuple[str, ...]
+    node: Node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Domain:
+    """One domain: the root of its tree and what holds for the whole of it."""
+
+    name: str
+    root: Node
+    position: Position
+    on_no_match: NoMatch = NoMatch.ALLOW
+    secret_keys: frozenset[str] = DEFAULT_SECRET_KEYS
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """All domains; `revision` is 16 hex digits of a hash over the files' names and contents."""
+
+    revision: str
+    domains: Mapping[str, Domain]
