@@ -1,0 +1,113 @@
+"""The real `ratelimitd serve` as a child process on free loopback ports."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.support.children import Child, free_ports, start_child
+
+# What a test run's own environment says must not reach a daemon under test.
+_OURS = ("RATELIMITD_", "REDIS_", "RUNTIME_", "GRPC_", "PROMETHEUS_", "STATSD_", "MEMCACHE_")
+
+
+@dataclass(slots=True)
+class Daemon:
+    """A running daemon and its three ports."""
+
+    child: Child
+    grpc_port: int
+    http_port: int
+    admin_port: int
+
+    @property
+    def grpc_address(self) -> str:
+        """Return the host:port that Envoy calls."""
+        return f"127.0.0.1:{self.grpc_port}"
+
+    @property
+    def admin_address(self) -> str:
+        """Return the host:port of peek, explain and reflection."""
+        return f"127.0.0.1:{self.admin_port}"
+
+    @property
+    def http_url(self) -> str:
+        """Return the base URL of /json, /healthz, /metrics and /policy."""
+        return f"http://127.0.0.1:{self.http_port}"
+
+    def metrics(self) -> str:
+        """Return the text of /metrics."""
+        return httpx.get(f"{self.http_url}/metrics").raise_for_status().text
+
+    def is_healthy(self) -> bool:
+        """Tell whether /healthz answers 200 now."""
+        try:
+            reply = httpx.get(f"{self.http_url}/healthz", timeout=1)
+        except httpx.TransportError:
+            return False
+        return reply.status_code == httpx.codes.OK
+
+
+def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return this process's environment without any variable that configures a daemon."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    return kept | dict(extra or {})
+
+
+@contextmanager
+def running_daemon(
+    policy: Path,
+    store: str,
+    directory: Path,
+    *,
+    flags: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Daemon]:
+    """Serve `policy` on `store` (a URL or "embedded") until the block ends."""
+    arguments = ["--policy", str(policy), "--store", store]
+    if store == "embedded":
+        arguments += ["--data-dir", str(directory / "data")]
+    grpc_port, http_port, admin_port = ports = free_ports(3)
+    arguments += [
+        *("--grpc", f"127.0.0.1:{grpc_port}"),
+        *("--http", f"127.0.0.1:{http_port}"),
+        *("--admin", f"127.0.0.1:{admin_port}"),
+        *flags,
+    ]
+    with running_command(["serve", *arguments], directory, ports=ports, env=env) as daemon:
+        yield daemon
+
+
+@contextmanager
+def running_command(
+    arguments: Sequence[str],
+    directory: Path,
+    *,
+    ports: Sequence[int],
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Daemon]:
+    """Run `ratelimitd` with `arguments`, which must make it listen on `ports`.
+
+    Ready is when /healthz says so. The daemon is ended by its pid, whatever happens.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    grpc_port, http_port, admin_port = ports
+    child = start_child(
+        "ratelimitd",
+        [sys.executable, "-m", "ratelimitd.cli", *arguments],
+        log=directory / f"ratelimitd-{grpc_port}.log",
+        env=clean_environment(env),
+    )
+    daemon = Daemon(child, grpc_port, http_port, admin_port)
+    try:
+        child.wait_until(daemon.is_healthy, "answer from /healthz")
+        yield daemon
+    except BaseException as error:
+        error.add_note(child.tail())
+        raise
+    finally:
+        child.stop()
