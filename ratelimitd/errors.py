@@ -3,6 +3,7 @@
     RatelimitError
     |- ConfigError          the operator: a policy file, a flag, a variable
     |  `- PolicyError       every finding of a policy at once, each with its position
+    |- NotReady             the operator: no policy was ever loaded
     |- InvalidRequest       the caller: the request can never be answered
     `- StoreError           nobody's request is wrong: the store did not answer
        |- StoreUnavailable  nothing was sent, so nothing was spent
@@ -51,6 +52,10 @@ class PolicyError(ConfigError):
         """Keep `findings`; the text is one line for each."""
         super().__init__("\n".join(map(str, findings)))
         self.findings = tuple(findings)
+
+
+class NotReady(RatelimitError):  # noqa: N818 - reads as what is the case
+    """No policy was ever loaded, so nothing can be decided; UNAVAILABLE."""
 
 
 class InvalidRequest(RatelimitError):  # noqa: N818 - the name of the gRPC status it becomes

@@ -38,10 +38,12 @@ class DescriptorPlan:
     """What became of one descriptor.
 
     `limit` is what matched, or None; `metric_key` is its name in metrics; `check` is an index
-    into the plan's checks, or None where the store is not asked.
+    into the plan's checks, or None where the store is not asked. `entries` are the descriptor's
+    as people may see them: a secret value is its fingerprint's first 8 digits.
     """
 
     outcome: Outcome
+    entries: tuple[tuple[str, str], ...]
     limit: Limit | None = None
     metric_key: str = ""
     cost: int = 1
@@ -53,7 +55,8 @@ class Plan:
     """One request, ready to be decided.
 
     `passing_quota` counts quota descriptors that pass without the store: with one, an
-    all-quota refusal is impossible.
+    all-quota refusal is impossible. `is_denied` says that the request is refused whatever its
+    limits say: a domain refuses what no rule matches.
     """
 
     request: Request
@@ -61,6 +64,7 @@ class Plan:
     descriptors: tuple[DescriptorPlan, ...]
     checks: tuple[Check, ...]
     passing_quota: int = 0
+    is_denied: bool = False
     is_domain_known: bool = True
 
 

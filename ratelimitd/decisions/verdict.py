@@ -64,6 +64,7 @@ class RuleCount:
     within_hits: int = 0
     shadow_hits: int = 0
     cached_hits: int = 0
+    refunded_hits: int = 0
     is_near: bool = False
 
 

@@ -1,0 +1,105 @@
+"""Counter keys: where in the store a limit counts; every key's layout is decided here.
+
+    rl:1:{pp}f60:api|api_key#5f3c...|path=/export
+    |    |   ||  |   |              `- entry with its value
+    |    |   ||  |   `- entry with a secret value: 32 hex digits of its HMAC-SHA-256
+    |    |   ||  `- domain, after `prefix!` where one is set
+    |    |   |`- window in seconds
+    |    |   `- algorithm
+    |    `- partition: one of 64 hash tags, spread evenly over a Cluster's slots
+    `- version of the stored shape
+
+Rules:
+- Different counters never share a key: separators are escaped inside values, a shared pattern
+  (`~`) never equals a value (`=`), and algorithm and window are part of the key.
+- A key holds no amount and no time: a changed number goes on with the old count.
+- A key longer than MAX_BODY_BYTES is replaced by its BLAKE2b-128.
+"""
+
+import hashlib
+import hmac
+import re
+from binascii import crc_hqx
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from zlib import crc32
+
+from ratelimitd.policy.model import Algorithm
+
+KEY_PREFIX = b"rl:1:"
+
+# One tag in each of 64 equal ranges of a Cluster's 16,384 slots, found by trying two-letter tags.
+PARTITION_TAGS = tuple(
+    (
+        "10 18 6h 03 29 21 32 4s 0j 0b 1a 0s 2y 2q 2h 2d 11 19 6i 02 28 20 33 4r 0k 0c 0z 0r 2x 2p"
+        " 2i 2a 12 6s 09 01 4h 23 30 38 0h 0d 0y 0q 3a 2s 2j 2b 13 6r 08 00 4i 22 31 39 0i 0a 0x"
+        " 0p 2z 2r 2k 2c"
+    ).split()
+)
+SLOTS = 16_384
+
+# Longer bodies are hashed: a caller chooses values, and must not choose the store's memory.
+MAX_BODY_BYTES = 96
+
+_ALGORITHM_LETTER = {Algorithm.FIXED_WINDOW: "f"}
+_PLAIN = re.compile(r"[A-Za-z0-9_.:/@,;&?+$*()\[\]<>'\"^-]*")
+_HASH_LETTER = "h"
+
+
+class PartKind(StrEnum):
+    """What stands after an entry's key; the value is the separator."""
+
+    VALUE = "="
+    PATTERN = "~"
+    SECRET = "#"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPart:
+    """One entry as the counter sees it; a SECRET part carries the fingerprint, not the value."""
+
+    key: str
+    kind: PartKind
+    text: str
+
+
+def counter_key(
+    *, prefix: str, domain: str, algorithm: Algorithm, window_us: int, parts: Iterable[KeyPart]
+) -> bytes:
+    """Return the key of the counter that these parts name."""
+    scope = f"{_escape(prefix)}!{_escape(domain)}" if prefix else _escape(domain)
+    head = f"{_ALGORITHM_LETTER[algorithm]}{window_us // 1_000_000}:{scope}"
+    entries = [f"{_escape(part.key)}{part.kind.value}{_escape(part.text)}" for part in parts]
+    body = "|".join((head, *entries)).encode()
+    tag = PARTITION_TAGS[crc32(body) % len(PARTITION_TAGS)].encode()
+    if len(body) > MAX_BODY_BYTES:
+        digest = hashlib.blake2b(body, digest_size=16).hexdigest()
+        body = f"{_HASH_LETTER}:{digest}".encode()
+    return b"%b{%b}%b" % (KEY_PREFIX, tag, body)
+
+
+def partition_of(key: bytes) -> bytes:
+    """Return the hash tag of a counter key."""
+    start = len(KEY_PREFIX) + 1
+    return key[start : start + 2]
+
+
+def slot_of(tag: bytes) -> int:
+    """Return the Cluster slot of a hash tag: CRC-16/XMODEM modulo 16,384 (Redis Cluster spec)."""
+    return crc_hqx(tag, 0) % SLOTS
+
+
+def fingerprint(secret: bytes, value: str) -> str:
+    """Return 32 hex digits that stand for a secret value: HMAC-SHA-256 cut to 128 bits."""
+    return hmac.digest(secret, value.encode("utf-8", "surrogatepass"), "sha256")[:16].hex()
+
+
+def _escape(text: str) -> str:
+    """Percent-encode whatever is not plain, separators and `%` included."""
+    if _PLAIN.fullmatch(text):
+        return text
+    return "".join(
+        char if _PLAIN.fullmatch(char) else "".join(f"%{byte:02x}" for byte in char.encode())
+        for char in text
+    )
