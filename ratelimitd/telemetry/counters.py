@@ -1,0 +1,233 @@
+"""What services and the store tell about themselves, as plain integers.
+
+Rules:
+- Every method is cheap enough for each request, awaits nothing and never raises.
+- Labels come from the policy or from a fixed list, never from a request.
+- No clock: a time is an argument. One Telemetry belongs to one event loop; a scrape may read
+  it from a thread.
+"""
+
+from enum import StrEnum
+
+from ratelimitd.decisions.verdict import Verdict
+from ratelimitd.policy.model import Policy
+from ratelimitd.telemetry.series import Histogram, RuleTable, policy_rules
+
+# Envoy waits 20 ms by default: the bounds around it tell "close" from "too late".
+SECONDS_BOUNDS = (
+    *(0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025),
+    *(0.05, 0.1, 0.25, 0.5, 1.0),
+)
+# Powers of two up to the largest batch.
+SIZE_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
+
+# Methods, status codes and kinds of error are short fixed lists; the bound holds if they are not.
+MAX_NAMES = 64
+OTHER = "other"
+
+
+class BreakerState(StrEnum):
+    """Whether the store is asked: always, for a probe only, or not at all."""
+
+    CLOSED = "closed"
+    HALF_OPEN = "half_open"
+    OPEN = "open"
+
+
+class MethodSeries:
+    """The calls of one method: how long they took and how they ended."""
+
+    __slots__ = ("codes", "seconds")
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.codes: dict[str, int] = {}
+        self.seconds = Histogram(SECONDS_BOUNDS)
+
+
+class StoreSeries:
+    """The calls to the store and what it says of itself."""
+
+    __slots__ = (
+        "breaker",
+        "breaker_opened",
+        "checks",
+        "errors",
+        "evicted_keys",
+        "has_info",
+        "late_answers",
+        "max_memory_bytes",
+        "plans",
+        "queue_depth",
+        "seconds",
+        "unreadable_states",
+        "used_memory_bytes",
+    )
+
+    def __init__(self) -> None:
+        """Start empty, with a closed breaker."""
+        self.seconds = Histogram(SECONDS_BOUNDS)
+        self.checks = Histogram(SIZE_BOUNDS)
+        self.plans = Histogram(SIZE_BOUNDS)
+        self.errors: dict[str, int] = {}
+        self.breaker = BreakerState.CLOSED
+        self.breaker_opened = 0
+        self.queue_depth = 0
+        self.late_answers = 0
+        self.unreadable_states = 0
+        self.has_info = False
+        self.used_memory_bytes = 0
+        self.max_memory_bytes = 0
+        self.evicted_keys = 0
+
+
+class PolicySeries:
+    """The policy in force and how its loads went."""
+
+    __slots__ = (
+        "domains",
+        "errors",
+        "is_last_load_ok",
+        "last_success_s",
+        "revision",
+        "rules",
+        "successes",
+    )
+
+    def __init__(self) -> None:
+        """Start without a policy."""
+        self.revision = ""
+        self.domains = 0
+        self.rules = 0
+        self.successes = 0
+        self.errors = 0
+        self.is_last_load_ok = False
+        self.last_success_s = 0.0
+
+
+class LogSeries:
+    """What the log left out; each field has one writer."""
+
+    __slots__ = ("dropped_full", "dropped_unwritable", "suppressed_refusals")
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.dropped_full = 0
+        self.dropped_unwritable = 0
+        self.suppressed_refusals = 0
+
+
+class Telemetry:
+    """Everything that is counted in one process; the exposition reads the fields."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.rules = RuleTable()
+        self.unmatched: dict[str, int] = {}
+        self.domain_not_found = 0
+        self.global_shadow = 0
+        self.deny_cache_answers = 0
+        self.methods: dict[str, MethodSeries] = {}
+        self.store = StoreSeries()
+        self.policy = PolicySeries()
+        self.logs = LogSeries()
+
+    def observe_verdict(self, verdict: Verdict) -> None:
+        """Count one answered request, once for each descriptor that a rule decided."""
+        table = self.rules
+        for count in verdict.counts:
+            table.row(count).add(count)
+            if count.cached_hits:
+                self.deny_cache_answers += 1
+        if verdict.unmatched or not verdict.plan.is_domain_known:
+            self._count_unmatched(verdict)
+        if verdict.is_shadowed:
+            self.global_shadow += 1
+
+    def observe_call(self, method: str, code: str, seconds: float) -> None:
+        """Count one call of `method` that ended with the gRPC status `code`, "OK" for success."""
+        series = self.methods.get(method)
+        if series is None:
+            method = method if len(self.methods) < MAX_NAMES else OTHER
+            series = self.methods.setdefault(method, MethodSeries())
+        series.seconds.observe(seconds)
+        _increment(series.codes, code)
+
+    def observe_store_call(
+        self, seconds: float, checks: int, plans: int, error_kind: str | None = None
+    ) -> None:
+        """Count one call to the store, sent with `checks` of `plans` requests, failed or not."""
+        store = self.store
+        store.seconds.observe(seconds)
+        store.checks.observe(checks)
+        store.plans.observe(plans)
+        if error_kind is not None:
+            _increment(store.errors, error_kind)
+
+    def store_error(self, kind: str, count: int = 1) -> None:
+        """Count requests that the store did not decide, where no call was made."""
+        _increment(self.store.errors, kind, count)
+
+    def set_breaker(self, state: BreakerState) -> None:
+        """Remember the breaker's state; each change to open is counted."""
+        if state is BreakerState.OPEN and self.store.breaker is not BreakerState.OPEN:
+            self.store.breaker_opened += 1
+        self.store.breaker = state
+
+    def set_queue_depth(self, plans: int) -> None:
+        """Remember how many plans wait for the next store call."""
+        self.store.queue_depth = plans
+
+    def late_answer(self, count: int = 1) -> None:
+        """Count store answers that came after their request was answered by its deadline."""
+        self.store.late_answers += count
+
+    def unreadable_state(self, count: int = 1) -> None:
+        """Count stored values that no version of the script wrote; they were overwritten."""
+        self.store.unreadable_states += count
+
+    def store_info(
+        self, *, used_memory_bytes: int, evicted_keys: int, max_memory_bytes: int = 0
+    ) -> None:
+        """Remember what the store last said of itself; a limit of 0 is no limit."""
+        store = self.store
+        store.has_info = True
+        store.used_memory_bytes = used_memory_bytes
+        store.max_memory_bytes = max_memory_bytes
+        store.evicted_keys = evicted_keys
+
+    def policy_loaded(self, policy: Policy, *, now_s: float) -> None:
+        """Take over the names of a policy that was just put in force, at Unix time `now_s`."""
+        series = self.policy
+        series.revision = policy.revision
+        series.domains = len(policy.domains)
+        series.rules = sum(1 for _ in policy_rules(policy))
+        series.successes += 1
+        series.is_last_load_ok = True
+        series.last_success_s = now_s
+        self.rules.reload(policy)
+        self.unmatched = {
+            domain: count for domain, count in self.unmatched.items() if domain in policy.domains
+        }
+
+    def policy_load_failed(self) -> None:
+        """Count a policy that was refused; the one in force stays."""
+        self.policy.errors += 1
+        self.policy.is_last_load_ok = False
+
+    def _count_unmatched(self, verdict: Verdict) -> None:
+        """Count descriptors without a rule; an unknown domain is a value, so it is no label."""
+        if not verdict.plan.is_domain_known:
+            self.domain_not_found += len(verdict.statuses)
+            return
+        domain = verdict.plan.request.domain
+        self.unmatched[domain] = self.unmatched.get(domain, 0) + verdict.unmatched
+
+
+def _increment(counts: dict[str, int], name: str, by: int = 1) -> None:
+    """Add to `name`, or to `other` once MAX_NAMES names are known."""
+    if name in counts:
+        counts[name] += by
+        return
+    name = name if len(counts) < MAX_NAMES else OTHER
+    counts[name] = counts.get(name, 0) + by

@@ -1,0 +1,206 @@
+"""What is counted: fixed-bucket histograms, and a bounded table with one row for each rule.
+
+Rules:
+- Counting is integer addition on a row that a dictionary finds; nothing is formatted here.
+- A name that the policy does not hold (values asked for by `detailed_metric`, `value_to_metric`
+  or an override) gets a row only below MAX_DYNAMIC_SERIES; the others share the row `other`.
+- Rows of rules that left the policy are kept, so that a scrape still sees their last counts,
+  but only the MAX_RETIRED_SERIES newest of them.
+"""
+
+from bisect import bisect_left
+from collections.abc import Collection, Iterator
+
+from ratelimitd.decisions.verdict import RuleCount, RuleOutcome
+from ratelimitd.policy.model import Node, Policy
+
+# A process serves one scrape in some ten milliseconds at this size, and a policy that names
+# its values on purpose (a few hundred tenants) still fits.
+MAX_DYNAMIC_SERIES = 1_000
+
+# Enough for the rules that one edit removes; older ones were scraped long ago.
+MAX_RETIRED_SERIES = 1_000
+
+# A value longer than this says nothing on a dashboard and would make the table's memory a
+# matter of what callers send.
+MAX_DYNAMIC_NAME = 256
+
+OVERFLOW_NAME = "other"
+
+
+class Histogram:
+    """Counts of values up to and including each bound, beyond the last one, and their sum."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        """Start empty; `bounds` ascend."""
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count `value` in the first bucket whose bound is not below it."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    @property
+    def count(self) -> int:
+        """How many values were observed."""
+        return sum(self.counts)
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """Return (upper bound, values up to it) for each bucket, as the exposition wants them."""
+        buckets: list[tuple[str, float]] = []
+        running = 0
+        for bound, count in zip(self.bounds, self.counts, strict=False):
+            running += count
+            buckets.append((str(float(bound)), running))
+        buckets.append(("+Inf", running + self.counts[-1]))
+        return buckets
+
+
+class RuleSeries:
+    """Everything counted for one rule; hits are in units of cost, the rest in descriptors."""
+
+    __slots__ = (
+        "cached_hits",
+        "domain",
+        "hits",
+        "name",
+        "near",
+        "near_hits",
+        "outcomes",
+        "over_hits",
+        "refunded_hits",
+        "rule",
+        "shadow_hits",
+        "within_hits",
+    )
+
+    def __init__(self, domain: str, name: str, rule: str) -> None:
+        """Start at zero; `name` is the label, `rule` the policy's name of the limit."""
+        self.domain = domain
+        self.name = name
+        self.rule = rule
+        self.outcomes = {RuleOutcome.ALLOWED: 0, RuleOutcome.REFUSED: 0}
+        self.near = 0
+        self.hits = 0
+        self.over_hits = 0
+        self.near_hits = 0
+        self.within_hits = 0
+        self.shadow_hits = 0
+        self.cached_hits = 0
+        self.refunded_hits = 0
+
+    def add(self, count: RuleCount) -> None:
+        """Add what one descriptor did; a refund is no hit, because a counter never falls."""
+        outcome = count.outcome
+        if outcome in self.outcomes:
+            self.outcomes[outcome] += 1
+        else:
+            self.outcomes[outcome] = 1
+        hits = count.hits
+        if hits < 0:
+            self.refunded_hits -= hits
+            return
+        self.hits += hits
+        self.within_hits += count.within_hits
+        self.over_hits += count.over_hits
+        self.near_hits += count.near_hits
+        self.shadow_hits += count.shadow_hits
+        self.cached_hits += count.cached_hits
+        if count.is_near:
+            self.near += 1
+
+
+class RuleTable:
+    """The rows of all rules, found by (domain, metric key); bounded whatever callers send."""
+
+    def __init__(self) -> None:
+        """Start without a policy: until one is loaded, every name counts as dynamic."""
+        self.rows: dict[tuple[str, str], RuleSeries] = {}
+        self.overflowed = 0
+        self._static: frozenset[tuple[str, str]] = frozenset()
+        self._dynamic_count = 0
+
+    def row(self, count: RuleCount) -> RuleSeries:
+        """Return the row that counts `count`: its own, or its domain's row `other`."""
+        key = (count.limit.domain, count.metric_key)
+        found = self.rows.get(key)
+        if found is not None:
+            return found
+        if key in self._static:
+            return self._add(key, count.limit.rule)
+        if self._dynamic_count < MAX_DYNAMIC_SERIES and len(count.metric_key) <= MAX_DYNAMIC_NAME:
+            self._dynamic_count += 1
+            return self._add(key, count.limit.rule)
+        self.overflowed += 1
+        overflow = (count.limit.domain, OVERFLOW_NAME)
+        return self.rows.get(overflow) or self._add(overflow, "")
+
+    def snapshot(self) -> list[RuleSeries]:
+        """Return all rows; safe beside a thread that counts."""
+        return list(self.rows.values())
+
+    def reload(self, policy: Policy) -> None:
+        """Take over the names of `policy`; forget the oldest rows that belong to none of them."""
+        rules = list(policy_rules(policy))
+        self._static = frozenset((domain, metric_name(domain, rule)) for domain, rule in rules)
+        self.rows, self._dynamic_count = _sort_out(
+            self.rows, self._static, {rule for _, rule in rules}, policy.domains.keys()
+        )
+
+    def _add(self, key: tuple[str, str], rule: str) -> RuleSeries:
+        """Add an empty row under `key`."""
+        row = RuleSeries(to_label(key[0]), to_label(key[1]), rule)
+        self.rows[key] = row
+        return row
+
+
+def policy_rules(policy: Policy) -> Iterator[tuple[str, str]]:
+    """Yield (domain, rule) for each limit of `policy`."""
+    for domain in policy.domains.values():
+        for node in _nodes(domain.root):
+            if node.limit is not None:
+                yield domain.name, node.limit.rule
+
+
+def to_label(text: str) -> str:
+    """Return `text` as a label: a lone surrogate, which UTF-8 cannot hold, becomes `?`."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def metric_name(domain: str, rule: str) -> str:
+    """Return the metric key of a rule that shows no values: its name without the domain."""
+    return rule.removeprefix(f"{domain}.")
+
+
+def _nodes(root: Node) -> Iterator[Node]:
+    """Yield `root` and everything below it."""
+    pending = [root]
+    while pending:
+        node = pending.pop()
+        yield node
+        pending.extend(node.exact.values())
+        pending.extend(wildcard.node for wildcard in node.wildcards)
+
+
+def _sort_out(
+    rows: dict[tuple[str, str], RuleSeries],
+    static: Collection[tuple[str, str]],
+    rules: Collection[str],
+    domains: Collection[str],
+) -> tuple[dict[tuple[str, str], RuleSeries], int]:
+    """Return the rows to keep, in their order, and how many of them are dynamic."""
+    dynamic_count = 0
+    retired: list[tuple[str, str]] = []
+    for key, row in rows.items():
+        if key in static or (key[1] == OVERFLOW_NAME and key[0] in domains):
+            continue
+        if row.rule in rules:
+            dynamic_count += 1
+        else:
+            retired.append(key)
+    forgotten = frozenset(retired[: max(0, len(retired) - MAX_RETIRED_SERIES)])
+    return {key: row for key, row in rows.items() if key not in forgotten}, dynamic_count
