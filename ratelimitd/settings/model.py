@@ -1,0 +1,82 @@
+"""All that an operator can set, as one immutable value."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ratelimitd.decisions.options import DecisionOptions
+from ratelimitd.settings.values import LogFormat, LogLevel, MetricsCompat
+from ratelimitd.store.address import StoreAddress
+from ratelimitd.transport.listen import ListenAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySettings:
+    """Where the policy is, how it is read, and what happens while there is none."""
+
+    directory: Path
+    is_ignoring_dot_files: bool = False
+    is_merging_domains: bool = False
+    counts_denied: bool = True
+    can_start_without: bool = False
+    is_health: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSettings:
+    """Where the store is; `data_dir` is the embedded store's."""
+
+    address: StoreAddress
+    data_dir: Path
+    timeout_s: float = 0.25
+    is_health: bool = False
+    deny_cache_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsSettings:
+    """TLS of the gRPC port; with a client CA callers must show a certificate."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+    client_sans: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenSettings:
+    """Where each port listens, and how long a gRPC connection may live."""
+
+    grpc: ListenAddress
+    http: ListenAddress
+    admin: ListenAddress
+    metrics: ListenAddress | None = None
+    metrics_path: str = "/metrics"
+    tls: TlsSettings | None = None
+    connection_age_ms: int
+    connection_age_grace_ms: int
+    drain_grace_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """What is logged, and how it looks."""
+
+    level: LogLevel = LogLevel.INFO
+    format: LogFormat = LogFormat.TEXT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything a daemon is told at its start; `warnings` are for the operator, in order."""
+
+    policy: PolicySettings
+    store: StoreSettings
+    listen: ListenSettings
+    log: LogSettings
+    decisions: DecisionOptions
+    default_deadline_s: float
+    workers: int = 1
+    replicas: int = 1
+    region: str = ""
+    metrics_compat: MetricsCompat = MetricsCompat.NONE
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,304 @@
+"""Every flag of the daemon, once: its name, its variable, what it accepts and its default.
+
+A flag `--grpc-tls-cert` has the variable RATELIMITD_GRPC_TLS_CERT. The command line, the loader
+and the tests read this table, so that none of them can forget one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from ratelimitd.settings import values
+from ratelimitd.settings.values import LogFormat, LogLevel, MetricsCompat
+from ratelimitd.transport.listen import ListenAddress, TcpAddress
+
+T_co = TypeVar("T_co", covariant=True)
+
+LISTENING, POLICY_PANEL, STORE_PANEL = "Listening", "Policy", "Store"
+TLS, ANSWERS, RUNNING = "TLS of the gRPC port", "Answers", "Running"
+HOUR_US = 3_600_000_000
+EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - a rate-limit service is there to be reached
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option(Generic[T_co]):
+    """One thing to set; a `is_switch` flag takes no value: `--name` or `--no-name`."""
+
+    name: str
+    help: str
+    parse: Callable[[str], T_co]
+    default: T_co
+    metavar: str = "TEXT"
+    panel: str = "Listening"
+    is_switch: bool = False
+    is_secret: bool = False
+
+    @property
+    def flag(self) -> str:
+        """Return the flag as it is typed."""
+        return f"--{self.name}"
+
+    @property
+    def variable(self) -> str:
+        """Return the name of the environment variable."""
+        return f"RATELIMITD_{self.parameter.upper()}"
+
+    @property
+    def parameter(self) -> str:
+        """Return the name as an identifier."""
+        return self.name.replace("-", "_")
+
+
+def _switch(name: str, text: str, panel: str) -> Option[bool]:
+    return Option(
+        name=name,
+        help=text,
+        parse=values.parse_bool,
+        default=False,
+        metavar="BOOL",
+        panel=panel,
+        is_switch=True,
+    )
+
+
+def _file(name: str, text: str, panel: str) -> Option[Path | None]:
+    return Option[Path | None](
+        name=name, help=text, parse=values.parse_path, default=None, metavar="FILE", panel=panel
+    )
+
+
+def _duration(name: str, text: str, default_us: int, panel: str) -> Option[int]:
+    return Option(
+        name=name,
+        help=text,
+        parse=values.parse_duration_us,
+        default=default_us,
+        metavar="DURATION",
+        panel=panel,
+    )
+
+
+def _header(name: str, default: str) -> Option[str]:
+    return Option(
+        name=name,
+        help=f"Name of the header, instead of {default}.",
+        parse=values.parse_header_name,
+        default=default,
+        metavar="NAME",
+        panel=ANSWERS,
+    )
+
+
+POLICY = Option[Path | None](
+    name="policy",
+    help="Directory of policy files; watched, and loaded again when it changes.",
+    parse=values.parse_path,
+    default=None,
+    metavar="DIR",
+    panel=POLICY_PANEL,
+)
+IGNORE_DOT_FILES = _switch(
+    "ignore-dot-files", "Skip files and directories whose name starts with a dot.", POLICY_PANEL
+)
+MERGE_DOMAINS = _switch(
+    "merge-domains", "Files of the same domain are merged instead of refused.", POLICY_PANEL
+)
+COUNT_ONLY_ADMITTED = _switch(
+    "count-only-admitted", "A refused request is not counted by any limit.", POLICY_PANEL
+)
+START_WITHOUT_POLICY = _switch(
+    "start-without-policy",
+    "Start although the first policy has errors; calls fail until it is right.",
+    POLICY_PANEL,
+)
+HEALTHY_WITH_POLICY = _switch(
+    "healthy-with-policy", "Healthy only while at least one domain is loaded.", POLICY_PANEL
+)
+
+STORE = Option[str | None](
+    name="store",
+    help="'embedded', or the URL of a Redis or Valkey: redis://, rediss://, unix://.",
+    parse=values.parse_text,
+    default=None,
+    metavar="embedded|URL",
+    panel=STORE_PANEL,
+    is_secret=True,
+)
+STORE_PASSWORD_FILE = _file(
+    "store-password-file", "File with the store's password; read at each dial.", STORE_PANEL
+)
+STORE_CA = _file("store-ca", "Certificates to trust for the store (rediss://).", STORE_PANEL)
+STORE_CERT = _file("store-cert", "Our certificate for the store.", STORE_PANEL)
+STORE_KEY = _file("store-key", "The key of our certificate for the store.", STORE_PANEL)
+STORE_ANY_HOSTNAME = _switch(
+    "store-any-hostname", "Do not compare the store's certificate with its name.", STORE_PANEL
+)
+STORE_TIMEOUT = _duration(
+    "store-timeout", "A store that is silent for this long is given up.", 250_000, STORE_PANEL
+)
+HEALTHY_WITH_STORE = _switch(
+    "healthy-with-store", "Healthy only while the store answers.", STORE_PANEL
+)
+KEY_PREFIX = Option(
+    name="key-prefix",
+    help="Starts every counter's key, for stores that are shared.",
+    parse=values.parse_text,
+    default="",
+    metavar="TEXT",
+    panel=STORE_PANEL,
+)
+DENY_CACHE_BYTES = Option(
+    name="deny-cache-bytes",
+    help="Memory for answers that are known to be refusals; 0 is off.",
+    parse=values.parse_count,
+    default=0,
+    metavar="BYTES",
+    panel=STORE_PANEL,
+)
+DATA_DIR = Option[Path](
+    name="data-dir",
+    help="Directory of the embedded store.",
+    parse=values.parse_path,
+    default=Path("/var/lib/ratelimitd"),
+    metavar="DIR",
+    panel=STORE_PANEL,
+)
+
+GRPC = Option[ListenAddress](
+    name="grpc",
+    help="Where Envoy calls: HOST:PORT, [IPV6]:PORT or unix:PATH.",
+    parse=values.parse_listen,
+    default=TcpAddress(EVERY_ADDRESS, 8081),
+    metavar="ADDRESS",
+    panel=LISTENING,
+)
+HTTP = Option[ListenAddress](
+    name="http",
+    help="Where /json, /healthz, /metrics and /policy are.",
+    parse=values.parse_listen,
+    default=TcpAddress(EVERY_ADDRESS, 8080),
+    metavar="ADDRESS",
+    panel=LISTENING,
+)
+ADMIN = Option[ListenAddress](
+    name="admin",
+    help="Where ratelimitctl asks: loopback or a unix socket.",
+    parse=values.parse_listen,
+    default=TcpAddress("127.0.0.1", 8082),
+    metavar="ADDRESS",
+    panel=LISTENING,
+)
+INSECURE_ADMIN = _switch(
+    "insecure-admin", "Let --admin listen where others can reach it, unauthenticated.", LISTENING
+)
+METRICS = Option[ListenAddress | None](
+    name="metrics",
+    help="One more port that serves the metrics alone.",
+    parse=values.parse_listen,
+    default=None,
+    metavar="ADDRESS",
+    panel=LISTENING,
+)
+METRICS_PATH = Option(
+    name="metrics-path",
+    help="The page of the port of --metrics.",
+    parse=values.parse_url_path,
+    default="/metrics",
+    metavar="PATH",
+    panel=LISTENING,
+)
+CONNECTION_AGE = _duration(
+    "connection-age", "A gRPC connection is asked to leave after this.", 24 * HOUR_US, LISTENING
+)
+CONNECTION_AGE_GRACE = _duration(
+    "connection-age-grace", "How long its last calls may take.", HOUR_US, LISTENING
+)
+
+GRPC_TLS_CERT = _file("grpc-tls-cert", "Our certificate; read again when it changes.", TLS)
+GRPC_TLS_KEY = _file("grpc-tls-key", "The key of our certificate.", TLS)
+GRPC_CLIENT_CA = _file("grpc-client-ca", "Callers must show a certificate of these.", TLS)
+GRPC_CLIENT_SAN = Option[tuple[str, ...]](
+    name="grpc-client-san",
+    help="And it must be for one of these DNS names or URIs.",
+    parse=values.parse_names,
+    default=(),
+    metavar="NAME,NAME",
+    panel=TLS,
+)
+
+SHADOW_MODE = _switch("shadow-mode", "Count and report, and refuse nothing.", ANSWERS)
+QUOTA_MODE = _switch("quota-mode", "Refuse only when every limit of a request is over.", ANSWERS)
+DYNAMIC_METADATA = _switch("dynamic-metadata", "Tell Envoy what was matched.", ANSWERS)
+LIMIT_HEADERS = _switch("limit-headers", "Add the RateLimit headers to every answer.", ANSWERS)
+LIMIT_HEADER = _header("limit-header", "RateLimit-Limit")
+REMAINING_HEADER = _header("remaining-header", "RateLimit-Remaining")
+RESET_HEADER = _header("reset-header", "RateLimit-Reset")
+NEAR_LIMIT_RATIO = Option(
+    name="near-limit-ratio",
+    help="From which share of a limit on it counts as near, in metrics.",
+    parse=values.parse_ratio,
+    default=0.8,
+    metavar="RATIO",
+    panel=ANSWERS,
+)
+DEFAULT_DEADLINE = _duration(
+    "default-deadline", "For calls that come without a deadline.", 1_000_000, ANSWERS
+)
+
+WORKERS = Option(
+    name="workers",
+    help="Processes that answer; 1 for now.",
+    parse=values.parse_positive,
+    default=1,
+    metavar="N",
+    panel=RUNNING,
+)
+REPLICAS = Option(
+    name="replicas",
+    help="Daemons on this store; a limit is divided by it while the store is away.",
+    parse=values.parse_positive,
+    default=1,
+    metavar="N",
+    panel=RUNNING,
+)
+REGION = Option(
+    name="region",
+    help="Name of this region, for logs.",
+    parse=values.parse_text,
+    default="",
+    metavar="NAME",
+    panel=RUNNING,
+)
+LOG_LEVEL = Option(
+    name="log-level",
+    help="error, warning, info or debug.",
+    parse=values.parse_log_level,
+    default=LogLevel.INFO,
+    metavar="LEVEL",
+    panel=RUNNING,
+)
+LOG_FORMAT = Option(
+    name="log-format",
+    help="text or json.",
+    parse=values.parse_log_format,
+    default=LogFormat.TEXT,
+    metavar="FORMAT",
+    panel=RUNNING,
+)
+METRICS_COMPAT = Option(
+    name="metrics-compat",
+    help="envoyproxy: export the reference server's metric names too.",
+    parse=values.parse_metrics_compat,
+    default=MetricsCompat.NONE,
+    metavar="NAME",
+    panel=RUNNING,
+)
+DRAIN_GRACE = _duration(
+    "drain-grace", "How long calls in flight may take after SIGTERM.", 10_000_000, RUNNING
+)
+
+# Whatever is defined above, so that none can be forgotten.
+OPTIONS: tuple[Option[object], ...] = tuple(
+    value for value in tuple(globals().values()) if isinstance(value, Option)
+)

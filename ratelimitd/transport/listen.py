@@ -1,0 +1,43 @@
+"""Where a port listens: a TCP address or a unix socket, and nothing about who serves it."""
+
+import ipaddress
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A host name or address and a port; port 0 asks the system for a free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """Return `HOST:PORT`, an IPv6 address in brackets."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """The path of a unix socket."""
+
+    path: str
+
+    def __str__(self) -> str:
+        """Return `unix:PATH`."""
+        return f"unix:{self.path}"
+
+
+ListenAddress = TcpAddress | UnixAddress
+
+
+def is_private(address: ListenAddress) -> bool:
+    """Tell whether only this machine can reach `address`."""
+    if isinstance(address, UnixAddress):
+        return True
+    if address.host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address.host).is_loopback
+    except ValueError:
+        return False
