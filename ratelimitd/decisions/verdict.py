@@ -1,4 +1,4 @@
-"""A reply becomes a verdict: the overall code, a status per descriptor, headers and metadata."""
+"""What a request is answered: the overall code, a status per descriptor, headers and metadata."""
 
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum

@@ -50,7 +50,7 @@ def lua_directory() -> Path:
 
 
 def load_script(directory: Path, name: str) -> Script:
-    """Expand `directory`/`name`.lua; ConfigError names the chain of a missing or circular include."""
+    """Expand `directory`/`name`.lua; ConfigError names the chain of a bad include."""
     parts: list[str] = []
     _expand(directory, name, (), set(), parts)
     text = "\n".join(parts).encode()

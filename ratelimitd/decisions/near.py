@@ -1,0 +1,64 @@
+"""How the hits of one check spread over the reference server's counters, so dashboards go on."""
+
+import struct
+
+from ratelimitd.decisions.options import DecisionOptions
+from ratelimitd.decisions.plan import CheckResult, DescriptorPlan
+from ratelimitd.decisions.verdict import RuleCount, RuleOutcome
+from ratelimitd.policy.model import Limit
+
+_FLOAT32 = struct.Struct("f")
+
+
+def near_threshold(requests_per_unit: int, ratio: float) -> int:
+    """Return the use from which a limit is near: floor of the product in single precision."""
+    amount, factor = _to_float32(requests_per_unit), _to_float32(ratio)
+    return int(_to_float32(amount * factor))
+
+
+def count_hits(
+    descriptor: DescriptorPlan,
+    limit: Limit,
+    result: CheckResult,
+    outcome: RuleOutcome,
+    options: DecisionOptions,
+) -> RuleCount:
+    """Split the cost into within, near and over: the part of it that crossed each threshold."""
+    cost, amount = descriptor.cost, limit.requests_per_unit
+    if cost < 0:
+        return RuleCount(
+            limit=limit,
+            metric_key=descriptor.metric_key,
+            outcome=outcome,
+            hits=0,
+            refunded_hits=result.used_before - result.used_after,
+        )
+    before, after = result.used_before, result.used_after
+    threshold = near_threshold(amount, options.near_limit_ratio)
+    within = near = over = 0
+    if after <= amount:
+        within = cost
+        if after > threshold:
+            near = cost if before >= threshold else after - threshold
+    elif before >= amount:
+        over = cost
+    else:
+        over = after - amount
+        near = amount - max(threshold, before)
+    return RuleCount(
+        limit=limit,
+        metric_key=descriptor.metric_key,
+        outcome=outcome,
+        hits=cost,
+        over_hits=over,
+        near_hits=near,
+        within_hits=within,
+        shadow_hits=over if limit.is_shadow else 0,
+        is_near=near > 0,
+    )
+
+
+def _to_float32(number: float) -> float:
+    """Round to the nearest IEEE 754 single."""
+    value: float = _FLOAT32.unpack(_FLOAT32.pack(number))[0]
+    return value

@@ -1,0 +1,183 @@
+"""Break the code on purpose: every mutant must fail a test. `make mutants`.
+
+Each mutant is one replacement in one file, run in a copy of the tree against the tests that guard
+it. A replacement that no longer fits its file is an error too, so the list cannot rot unseen.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TIMEOUT_S = 300
+COPIED = ("ratelimitd", "quotas", "lua", "tests", "proto", "pyproject.toml")
+
+CHECK_TESTS = ("tests/property/test_check.py", "-k", "valkey9")
+WINDOW = "lua/lib/fixed_window.lua"
+BATCH = "lua/lib/batch.lua"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One way to be wrong, and the tests that must notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...] = CHECK_TESTS
+
+
+MUTANTS = (
+    Mutant("admits one more", WINDOW, "used_after > limit", "used_after > limit + 1"),
+    Mutant("refuses at the limit", WINDOW, "used_after > limit", "used_after >= limit"),
+    Mutant("refuses a refund", WINDOW, "cost >= 0 and used_after", "used_after"),
+    Mutant("a question is never over", WINDOW, "cost >= 0 and", "cost > 0 and"),
+    Mutant("a refund goes below zero", WINDOW, "math.max(0, ", "math.max(-9, "),
+    Mutant(
+        "the count does not saturate", WINDOW, "math.min(used + cost, MAX_COUNT)", "used + cost"
+    ),
+    Mutant(
+        "a past window goes on",
+        WINDOW,
+        "start_us < now_us - now_us % window_us",
+        "start_us < now_us - now_us % window_us - window_us",
+    ),
+    Mutant(
+        "a window ends one step late",
+        WINDOW,
+        "start_us < now_us - now_us % window_us",
+        "start_us + window_us < now_us",
+    ),
+    Mutant(
+        "a future window is not pulled to now",
+        WINDOW,
+        "if start_us < now_us - now_us % window_us then",
+        "if start_us ~= now_us - now_us % window_us then",
+    ),
+    Mutant(
+        "reset is rounded to whole seconds",
+        WINDOW,
+        "return window_us - now_us % window_us",
+        "return math.floor((window_us - now_us % window_us) / 1000000) * 1000000",
+    ),
+    Mutant(
+        "a wait is told for what never fits", WINDOW, "if cost > limit then", "if cost < 0 then"
+    ),
+    Mutant("state loses its window", WINDOW, "now_us - now_us % window_us, used)", "now_us, used)"),
+    Mutant(
+        "a refusal charges",
+        BATCH,
+        "if is_refused and check.counts_denied then",
+        "if is_refused then",
+    ),
+    Mutant("the rollback is forgotten", BATCH, "    roll_back(request, counters)\n", ""),
+    Mutant(
+        "the rollback stops at the last check",
+        BATCH,
+        "for i = #request.checks, 1, -1 do",
+        "for i = 1, #request.checks do",
+    ),
+    Mutant(
+        "denied hits are never counted",
+        BATCH,
+        "if is_refused and check.counts_denied then",
+        "if false then",
+    ),
+    Mutant(
+        "a question writes",
+        BATCH,
+        "if check.cost ~= 0 and (check",
+        "if (check",
+    ),
+    Mutant("unreadable state stays", BATCH, "is_dirty = not is_readable", "is_dirty = false"),
+    Mutant(
+        "a denied request is admitted",
+        BATCH,
+        "local is_refused = request.is_denied or refusal",
+        "local is_refused = refusal",
+    ),
+    Mutant(
+        "a shadow limit refuses",
+        "lua/lib/refusal.lua",
+        "check.is_over and not check.is_shadow",
+        "check.is_over",
+    ),
+    Mutant(
+        "one quota limit over refuses",
+        "lua/lib/refusal.lua",
+        "quota_over > 0 and quota_passing == 0",
+        "quota_over > 0",
+    ),
+    Mutant(
+        "time to live in seconds",
+        "lua/check.lua",
+        "counter.window_us, now_us) / 1000)",
+        "counter.window_us, now_us) / 1000000)",
+    ),
+    Mutant("no time to live", "lua/check.lua", ', "PX", string.format("%.0f", ttl_ms)', ""),
+    Mutant(
+        "a peek sees the peeks before it",
+        "lua/peek.lua",
+        "local counters = batch.load({request}, states, now_us)",
+        "counters = counters or batch.load(requests, states, now_us)",
+    ),
+    Mutant(
+        "the counter is written for each check",
+        "lua/check.lua",
+        "if counter.is_dirty then",
+        "if true then",
+    ),
+)
+
+
+def main() -> int:
+    """Run every mutant, or those whose name holds an argument; the exit code is survivors > 0."""
+    wanted = sys.argv[1:]
+    chosen = [m for m in MUTANTS if not wanted or any(word in m.name for word in wanted)]
+    survivors = []
+    for number, mutant in enumerate(chosen, 1):
+        is_killed = run(mutant)
+        print(f"[{number}/{len(chosen)}] {'killed  ' if is_killed else 'SURVIVED'} {mutant.name}")  # noqa: T201
+        if not is_killed:
+            survivors.append(mutant.name)
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} mutants killed")  # noqa: T201
+    return 1 if survivors else 0
+
+
+def run(mutant: Mutant) -> bool:
+    """Apply one mutant to a copy of the tree and say whether a test fails there."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as directory:
+        copy = Path(directory)
+        for name in COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, copy / name)
+        target = copy / mutant.file
+        text = target.read_text("utf-8")
+        if text.count(mutant.old) < 1:
+            message = f"{mutant.name}: {mutant.file} does not hold {mutant.old!r} any more"
+            raise SystemExit(message)
+        target.write_text(text.replace(mutant.old, mutant.new), "utf-8")
+        finished = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", *mutant.tests],
+            cwd=copy,
+            env={**os.environ, "HYPOTHESIS_PROFILE": "ci"},
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        # 1: tests failed. Anything else but 0 means that they did not run.
+        if finished.returncode not in (0, 1):
+            raise SystemExit(finished.stdout.decode()[-2000:] + finished.stderr.decode()[-2000:])
+        return finished.returncode == 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
