@@ -109,7 +109,8 @@ class Node:
     """One level of the tree: the children that a further entry can reach, and this level's limit.
 
     `exact` is keyed by joined names, `key_value` or `key`, as the reference server joins them.
-    `limit` is None for a path node or a whitelist.
+    `limit` is None for a path node or a whitelist. `label` is the name as it may be printed, and
+    `metric_key` the labels from the top to here; where `needs_metric_walk`, metrics show values.
     """
 
     name: str
@@ -122,6 +123,9 @@ class Node:
     is_shared: bool = False
     has_value_metric: bool = False
     is_sensitive: bool = False
+    label: str = ""
+    metric_key: str = ""
+    needs_metric_walk: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +138,17 @@ class Wildcard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Domain:
-    """One domain: the root of its tree and what holds for the whole of it."""
+    """One domain: the root of its tree and what holds for the whole of it.
+
+    `on_store_failure` and `counts_denied` are for the limits that requests bring themselves.
+    """
 
     name: str
     root: Node
     position: Position
     on_no_match: NoMatch = NoMatch.ALLOW
+    on_store_failure: FailurePolicy = FailurePolicy.ERROR
+    counts_denied: bool = True
     secret_keys: frozenset[str] = DEFAULT_SECRET_KEYS
 
 

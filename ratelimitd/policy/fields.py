@@ -1,0 +1,128 @@
+"""Reads one key of a map as text, truth value, number, choice, map or list of maps.
+
+Rules:
+- An absent key and a null (`~`, `null`, nothing) mean the default, as in the reference server.
+- What has the wrong shape is reported and read as the default, so that reading goes on.
+"""
+
+from enum import StrEnum
+from typing import TypeVar
+
+from ratelimitd.policy.nodes import ListNode, MapNode, Scalar, YamlNode
+from ratelimitd.policy.report import Report, join_path, one_of, quote
+from ratelimitd.policy.scalars import is_octal, resolve
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+MAX_TEXT_CHARACTERS = 4096
+"""A key, value, name or domain: longer than any header a gateway lets in by default."""
+
+MAX_REQUESTS_PER_UNIT = 2**32 - 1
+"""What fits into Envoy's RateLimit message."""
+
+
+def read_text(node: MapNode, name: str, path: str, report: Report) -> str:
+    """Return the text exactly as written, or "" when absent or null."""
+    value = _value(node, name)
+    if value is None:
+        return ""
+    below = join_path(path, name)
+    if not isinstance(value, Scalar):
+        report.error(value, below, "must be text")
+        return ""
+    if len(value.text) > MAX_TEXT_CHARACTERS:
+        report.error(
+            value,
+            below,
+            f"has {len(value.text):,} characters; at most {MAX_TEXT_CHARACTERS:,} are accepted",
+        )
+        return ""
+    return value.text
+
+
+def read_flag(
+    node: MapNode, name: str, path: str, report: Report, *, default: bool = False
+) -> bool:
+    """Return a truth value as YAML 1.1 writes them."""
+    value = _value(node, name)
+    if value is None:
+        return default
+    flag = resolve(value.text) if isinstance(value, Scalar) and value.is_plain else None
+    if isinstance(flag, bool):
+        return flag
+    given = f", not {_describe(value)}"
+    report.error(value, join_path(path, name), f"must be `true` or `false`, without quotes{given}")
+    return default
+
+
+def read_choice(node: MapNode, name: str, path: str, report: Report, *, default: Choice) -> Choice:
+    """Return the member of `default`'s enumeration that the text names."""
+    value = _value(node, name)
+    if value is None:
+        return default
+    kind = type(default)
+    names = [member.value for member in kind]
+    if isinstance(value, Scalar) and value.text in names:
+        return kind(value.text)
+    choices = one_of([quote(choice) for choice in names])
+    report.error(value, join_path(path, name), f"must be {choices}, not {_describe(value)}")
+    return default
+
+
+def read_number(node: MapNode, name: str, path: str, report: Report) -> int | None:
+    """Return a whole number from 0 to MAX_REQUESTS_PER_UNIT; None when absent or null."""
+    value = _value(node, name)
+    if value is None:
+        return None
+    below = join_path(path, name)
+    number = resolve(value.text) if isinstance(value, Scalar) and value.is_plain else None
+    if isinstance(number, bool) or not isinstance(number, int):
+        report.error(
+            value, below, f"must be a whole number, without quotes, not {_describe(value)}"
+        )
+        return 0
+    if not 0 <= number <= MAX_REQUESTS_PER_UNIT:
+        report.error(value, below, f"{number} is not from 0 to {MAX_REQUESTS_PER_UNIT}")
+        return 0
+    if isinstance(value, Scalar) and is_octal(value.text):
+        report.warn(
+            value, below, f"{quote(value.text)} is octal in YAML, so it means {number}; drop the 0"
+        )
+    return number
+
+
+def read_map(node: MapNode, name: str, path: str, report: Report) -> MapNode | None:
+    """Return the map under `name`; None when absent or null."""
+    value = _value(node, name)
+    if value is None or isinstance(value, MapNode):
+        return value
+    report.error(value, join_path(path, name), f"must be a map, not {_describe(value)}")
+    return None
+
+
+def read_list(node: MapNode, name: str, path: str, report: Report) -> tuple[YamlNode, ...]:
+    """Return the items under `name`; none when absent or null."""
+    value = _value(node, name)
+    if value is None:
+        return ()
+    if isinstance(value, ListNode):
+        return value.items
+    report.error(value, join_path(path, name), f"must be a list, not {_describe(value)}")
+    return ()
+
+
+def _value(node: MapNode, name: str) -> YamlNode | None:
+    """Return the value of key `name`, None for a null."""
+    value = node.get(name)
+    is_null = isinstance(value, Scalar) and value.is_plain and resolve(value.text) is None
+    return None if is_null else value
+
+
+def _describe(value: YamlNode) -> str:
+    match value:
+        case Scalar():
+            return quote(value.text) if value.is_plain else f'the text "{quote(value.text)[1:-1]}"'
+        case ListNode():
+            return "a list"
+        case MapNode():
+            return "a map"

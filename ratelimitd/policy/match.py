@@ -1,0 +1,132 @@
+"""Finds the rule of a descriptor: a greedy walk down the tree, one entry per level.
+
+Rules:
+- At each level: the joined name `key_value`, else the first wildcard in the order of the file,
+  else `key` alone, else matching stops. A choice is never taken back.
+- The limit is the one of the node that the *last* entry reaches; nothing on the way counts.
+- A counter belongs to a value, not to a rule: the parts say which value, and `counter_value`
+  is the pattern where a rule shares one counter.
+- A secret value is in no metric key: the rule's own text stands there.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from ratelimitd.policy.model import Domain, Limit, Node
+
+
+class MatchedBy(StrEnum):
+    """How an entry reached its node."""
+
+    EXACT = "exact"
+    WILDCARD = "wildcard"
+    DEFAULT = "default"
+
+
+class Part(NamedTuple):
+    """One matched entry; `counter_value` is what tells its counter from others."""
+
+    key: str
+    value: str
+    node: Node
+    matched_by: MatchedBy
+    counter_value: str
+    is_secret: bool
+
+
+class Match(NamedTuple):
+    """Where the walk ended.
+
+    `node` is None when an entry matched nothing, or there was none; `parts` then ends before
+    that entry. `metric_key` is without the domain, and empty without a node.
+    """
+
+    node: Node | None
+    limit: Limit | None
+    parts: tuple[Part, ...]
+    metric_key: str
+
+    @property
+    def is_whitelisted(self) -> bool:
+        """Whether the walk ended in a leaf without a limit, which lets everything pass."""
+        node = self.node
+        return node is not None and node.limit is None and not node.exact
+
+
+# Made once: reading an enum member costs a look-up on every level of every request.
+_EXACT, _WILDCARD, _DEFAULT = MatchedBy.EXACT, MatchedBy.WILDCARD, MatchedBy.DEFAULT
+
+
+def match(domain: Domain, entries: Sequence[tuple[str, str]]) -> Match:
+    """Return the node and limit of a descriptor's `entries` in `domain`."""
+    node = domain.root
+    secret_keys = domain.secret_keys
+    parts: list[Part] = []
+    has_masked = False
+    for key, value in entries:
+        joined = f"{key}_{value}"
+        child = node.exact.get(joined)
+        matched_by = _EXACT
+        if child is None:
+            if node.wildcards:
+                child = _first_wildcard(node, joined)
+                matched_by = _WILDCARD
+            if child is None:
+                child = node.exact.get(key)
+                matched_by = _DEFAULT
+                if child is None:
+                    return Match(None, None, tuple(parts), "")
+        is_secret = child.is_sensitive or key in secret_keys
+        has_masked = has_masked or (is_secret and not child.is_sensitive)
+        shared = child.is_shared and matched_by is _WILDCARD
+        counter_value = child.name.removeprefix(f"{key}_") if shared else value
+        parts.append(Part(key, value, child, matched_by, counter_value, is_secret))
+        node = child
+    if not parts:
+        return Match(None, None, (), "")
+    metric_key = node.metric_key
+    if node.needs_metric_walk or has_masked:
+        metric_key = _walk_metric_key(node, parts)
+    return Match(node, node.limit, tuple(parts), metric_key)
+
+
+def matches_pattern(pieces: tuple[str, ...], name: str) -> bool:
+    """Tell whether `name` is the pieces in order with anything, or nothing, between them."""
+    first, last = pieces[0], pieces[-1]
+    end = len(name) - len(last)
+    position = len(first)
+    if end < position or not name.startswith(first) or not name.endswith(last):
+        return False
+    for piece in pieces[1:-1]:
+        found = name.find(piece, position, end)
+        if found < 0:
+            return False
+        position = found + len(piece)
+    return True
+
+
+def _first_wildcard(node: Node, joined: str) -> Node | None:
+    for wildcard in node.wildcards:
+        if matches_pattern(wildcard.pieces, joined):
+            return wildcard.node
+    return None
+
+
+def _walk_metric_key(node: Node, parts: Sequence[Part]) -> str:
+    """Return the metric key level by level, with the values that the rules ask for."""
+    is_detailed = node.limit is not None and node.limit.has_detailed_metric
+    return ".".join([_metric_level(part, is_detailed=is_detailed) for part in parts])
+
+
+def _metric_level(part: Part, *, is_detailed: bool) -> str:
+    node = part.node
+    if part.is_secret:
+        # A node that is not sensitive itself may spell the value in its joined name.
+        has_value = part.matched_by is _EXACT and not node.is_sensitive
+        return part.key if has_value else node.label
+    if node.is_shared or not (is_detailed or node.has_value_metric):
+        return node.label
+    if is_detailed or part.matched_by is not _EXACT:
+        return f"{part.key}_{part.value}" if part.value else part.key
+    return node.label

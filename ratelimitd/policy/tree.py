@@ -1,0 +1,194 @@
+"""The `descriptors` of a file become nodes of its domain's tree.
+
+Rules:
+- A node is found by its joined name, `key_value` or `key`; a name with `*` is a wildcard too.
+- What a rule's printed name shows of a sensitive exact value is 8 hex digits of its hash.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+
+from ratelimitd.policy.fields import read_flag, read_list, read_map, read_text
+from ratelimitd.policy.limits import Defaults, RuleContext, read_limit
+from ratelimitd.policy.metadata import read_metadata
+from ratelimitd.policy.model import Limit, Node, Position, Wildcard
+from ratelimitd.policy.nodes import MapNode
+from ratelimitd.policy.report import Report, join_path, quote
+
+MAX_DESCRIPTORS = 200_000
+"""Of a whole policy; about 200 MB of compiled tree."""
+
+MAX_DESCRIPTOR_DEPTH = 32
+"""Levels of descriptors; Envoy's own actions rarely build more than five entries."""
+
+
+@dataclass(slots=True)
+class Level:
+    """The children of one node while they are gathered, from one file or several."""
+
+    exact: dict[str, Node] = field(default_factory=dict)
+    wildcards: list[Wildcard] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Budget:
+    """How many descriptors the policy may still have."""
+
+    descriptors: int = MAX_DESCRIPTORS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileContext:
+    """What holds for every rule of one file."""
+
+    report: Report
+    budget: Budget
+    domain: str
+    secret_keys: frozenset[str]
+    defaults: Defaults
+    counts_denied: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Parent:
+    """What a node inherits from the levels above it."""
+
+    labels: str = ""
+    is_sensitive: bool = False
+    has_value_metric: bool = False
+    depth: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """How a node is found (`joined`) and printed (`label`)."""
+
+    joined: str
+    label: str
+    has_value: bool
+    is_sensitive: bool
+    is_shared: bool
+    has_value_metric: bool
+
+
+def read_descriptors(root: MapNode, level: Level, file: FileContext) -> None:
+    """Add the descriptors of a whole file to the top `level` of its domain."""
+    _read_children(root, "", _Parent(), level, file)
+
+
+def _read_children(
+    node: MapNode, path: str, parent: _Parent, level: Level, file: FileContext
+) -> None:
+    """Add the `descriptors` of a map to `level`."""
+    items = read_list(node, "descriptors", path, file.report)
+    below = join_path(path, "descriptors")
+    if items and parent.depth >= MAX_DESCRIPTOR_DEPTH:
+        message = f"descriptors may be {MAX_DESCRIPTOR_DEPTH} levels deep, not more"
+        file.report.error(node.key("descriptors"), below, message)
+        return
+    for index, item in enumerate(items):
+        file.budget.descriptors -= 1
+        if file.budget.descriptors < 0:
+            message = f"the policy has more than {MAX_DESCRIPTORS:,} descriptors"
+            file.report.error(item, below, message)
+            return
+        if isinstance(item, MapNode):  # anything else was reported by the key check
+            _read_descriptor(item, f"{below}[{index}]", parent, level, file)
+
+
+def _read_descriptor(
+    node: MapNode, path: str, parent: _Parent, level: Level, file: FileContext
+) -> None:
+    """Add one descriptor, and everything below it, to `level`."""
+    name = _read_name(node, path, file)
+    below = _Parent(
+        f"{parent.labels}.{name.label}" if parent.labels else name.label,
+        parent.is_sensitive or name.is_sensitive,
+        parent.has_value_metric or name.has_value_metric,
+        parent.depth + 1,
+    )
+    limit = _read_limit(node, path, below, file)
+    children = Level()
+    _read_children(node, path, below, children, file)
+    if name.joined in level.exact:
+        first = level.exact[name.joined].position
+        message = f"{quote(name.label)} is already a rule at this level, in {first}"
+        file.report.error(node.key("key"), f"{path}.key", message)
+        return
+    compiled = Node(
+        name=name.joined,
+        rule=f"{file.domain}.{below.labels}",
+        position=Position(file.report.file, node.line, node.column),
+        limit=limit,
+        exact=children.exact,
+        wildcards=tuple(children.wildcards),
+        has_value=name.has_value,
+        is_shared=name.is_shared,
+        has_value_metric=name.has_value_metric,
+        is_sensitive=name.is_sensitive,
+        label=name.label,
+        metric_key=below.labels,
+        needs_metric_walk=below.has_value_metric
+        or (limit is not None and limit.has_detailed_metric),
+    )
+    if name.joined:
+        level.exact[name.joined] = compiled
+    if "*" in name.joined:
+        level.wildcards.append(Wildcard(tuple(name.joined.split("*")), compiled))
+
+
+def _read_name(node: MapNode, path: str, file: FileContext) -> _Name:
+    """Return what identifies a descriptor; without a key the name is empty, and reported."""
+    report = file.report
+    key = read_text(node, "key", path, report)
+    value = read_text(node, "value", path, report)
+    if not key:
+        report.error(node.get("key") or node, f"{path}.key", "is missing or empty")
+    joined = f"{key}_{value}" if key and value else key
+    is_sensitive = read_flag(node, "sensitive", path, report) or key in file.secret_keys
+    label = joined
+    if is_sensitive and value and "*" not in value:
+        label = f"{key}_#{hashlib.sha256(value.encode()).hexdigest()[:8]}"
+    is_shared = read_flag(node, "share_threshold", path, report)
+    if is_shared and "*" not in joined:
+        message = "needs a `*` in `value` or `key`; without one there is nothing to share"
+        report.error(node.key("share_threshold"), f"{path}.share_threshold", message)
+    return _Name(
+        joined,
+        label,
+        has_value=bool(value),
+        is_sensitive=is_sensitive,
+        is_shared=is_shared,
+        has_value_metric=read_flag(node, "value_to_metric", path, report),
+    )
+
+
+def _read_limit(node: MapNode, path: str, context: _Parent, file: FileContext) -> Limit | None:
+    """Return the limit of a descriptor; its modes and metadata are checked without one too."""
+    report = file.report
+    is_shadow = read_flag(node, "shadow_mode", path, report)
+    is_quota = read_flag(node, "quota_mode", path, report)
+    has_detailed_metric = read_flag(node, "detailed_metric", path, report)
+    metadata = read_metadata(node.get("metadata"), f"{path}.metadata", report)
+    rate_limit = read_map(node, "rate_limit", path, report)
+    key = node.key("rate_limit")
+    if rate_limit is None or key is None:
+        return None
+    return read_limit(
+        rate_limit,
+        key,
+        f"{path}.rate_limit",
+        report,
+        RuleContext(
+            domain=file.domain,
+            rule=f"{file.domain}.{context.labels}",
+            file=report.file,
+            defaults=file.defaults,
+            counts_denied=file.counts_denied,
+            is_shadow=is_shadow,
+            is_quota=is_quota,
+            is_sensitive=context.is_sensitive,
+            has_detailed_metric=has_detailed_metric,
+            metadata=metadata,
+        ),
+    )
