@@ -52,6 +52,11 @@ class Daemon:
         return reply.status_code == httpx.codes.OK
 
 
+def daemon_command(*arguments: str) -> list[str]:
+    """Return the command line of the installed `ratelimitd`."""
+    return [str(Path(sys.executable).with_name("ratelimitd")), *arguments]
+
+
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return this process's environment without any variable that configures a daemon."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
@@ -98,7 +103,7 @@ def running_command(
     grpc_port, http_port, admin_port = ports
     child = start_child(
         "ratelimitd",
-        [sys.executable, "-m", "ratelimitd.cli", *arguments],
+        daemon_command(*arguments),
         log=directory / f"ratelimitd-{grpc_port}.log",
         env=clean_environment(env),
     )

@@ -22,6 +22,9 @@ CONFIGURATIONS = Path(__file__).parents[2] / "clients" / "envoy"
 # The ports that every file of clients/envoy uses.
 PROXY_PORT, ADMIN_PORT, BACKEND_PORT, RATELIMITD_PORT = 10000, 9901, 8000, 8081
 
+# A slow moment of the test machine must not look like an absent daemon.
+PATIENCE = "10s"
+
 
 @dataclass(slots=True)
 class Envoy:
@@ -64,13 +67,14 @@ def envoy_binary() -> str:
 def published_config(name: str, *, backend_port: int, ratelimitd_port: int) -> str:
     """Return clients/envoy/`name` on free ports, in front of the given backend and daemon.
 
-    The stand-in backend of the published file gives way to the real one.
+    The stand-in backend of the published file gives way to the real one, and the time that Envoy
+    waits for an answer becomes PATIENCE.
     """
     config = yaml.safe_load((CONFIGURATIONS / name).read_text("utf-8"))
     listeners = config["static_resources"]["listeners"]
     listeners[:] = [listener for listener in listeners if listener["name"] != "stand_in_backend"]
     return on_ports(
-        yaml.safe_dump(config, sort_keys=False),
+        yaml.safe_dump(config, sort_keys=False).replace("timeout: 0.1s", f"timeout: {PATIENCE}"),
         {
             PROXY_PORT: 0,
             ADMIN_PORT: 0,
