@@ -1,4 +1,4 @@
-"""A request becomes a plan: what matched, which counters it touches, and what it costs.
+"""What a request asks of the store: which counters it touches, and what that costs.
 
 Rules:
 - Pure: the same policy, request and options give the same plan.

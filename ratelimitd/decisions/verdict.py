@@ -81,6 +81,7 @@ class Verdict:
     statuses: tuple[Status, ...]
     headers: tuple[tuple[str, str], ...] = ()
     metadata: JsonObject | None = None
+    raw_body: bytes = b""
     counts: tuple[RuleCount, ...] = ()
     unmatched: int = 0
     is_shadowed: bool = False

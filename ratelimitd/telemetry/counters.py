@@ -7,11 +7,12 @@ Rules:
   it from a thread.
 """
 
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
-from ratelimitd.decisions.verdict import Verdict
+from ratelimitd.decisions.verdict import RuleCount, Verdict
 from ratelimitd.policy.model import Policy
-from ratelimitd.telemetry.series import Histogram, RuleTable, policy_rules
+from ratelimitd.telemetry.series import Histogram, RuleTable, limit_nodes
 
 # Envoy waits 20 ms by default: the bounds around it tell "close" from "too late".
 SECONDS_BOUNDS = (
@@ -134,15 +135,24 @@ class Telemetry:
 
     def observe_verdict(self, verdict: Verdict) -> None:
         """Count one answered request, once for each descriptor that a rule decided."""
-        table = self.rules
-        for count in verdict.counts:
-            table.row(count).add(count)
-            if count.cached_hits:
-                self.deny_cache_answers += 1
+        self.observe_counts(verdict.counts)
         if verdict.unmatched or not verdict.plan.is_domain_known:
             self._count_unmatched(verdict)
         if verdict.is_shadowed:
             self.global_shadow += 1
+
+    def observe_failed(self, counts: Sequence[RuleCount]) -> None:
+        """Count the rules of a request that was answered with an error: it has no verdict."""
+        for count in counts:
+            self.rules.row(count).add(count)
+
+    def observe_counts(self, counts: Iterable[RuleCount]) -> None:
+        """Count what rules said; on its own for a request that ended with an error."""
+        table = self.rules
+        for count in counts:
+            table.row(count).add(count)
+            if count.cached_hits:
+                self.deny_cache_answers += 1
 
     def observe_call(self, method: str, code: str, seconds: float) -> None:
         """Count one call of `method` that ended with the gRPC status `code`, "OK" for success."""
@@ -201,7 +211,7 @@ class Telemetry:
         series = self.policy
         series.revision = policy.revision
         series.domains = len(policy.domains)
-        series.rules = sum(1 for _ in policy_rules(policy))
+        series.rules = sum(1 for _ in limit_nodes(policy))
         series.successes += 1
         series.is_last_load_ok = True
         series.last_success_s = now_s

@@ -1,0 +1,65 @@
+"""Peek and Explain: what an operator asks of a running daemon; neither spends anything."""
+
+from dataclasses import dataclass
+
+from ratelimitd._proto.ratelimitd.inspect.v1 import inspect_pb2
+from ratelimitd.decisions.fold import fold
+from ratelimitd.errors import StoreUnavailable
+from ratelimitd.policy.explain import Explanation, explain
+from ratelimitd.services.context import CallContext
+from ratelimitd.services.convert import from_rls_request, to_rls_response
+from ratelimitd.services.ratelimit import RateLimitService, answer_within_s
+
+
+@dataclass(slots=True)
+class InspectService:
+    """Looks through the eyes of the rate-limit service: same policy, same options, same store."""
+
+    ratelimit: RateLimitService
+
+    async def peek(
+        self, message: inspect_pb2.PeekRequest, context: CallContext
+    ) -> inspect_pb2.PeekResponse:
+        """Answer as ShouldRateLimit would now; the store must be there, whatever rules say."""
+        plan = self.ratelimit.plan(message.request)
+        if not plan.checks:
+            verdict = fold(plan, None, self.ratelimit.options)
+        else:
+            if self.ratelimit.store.hash_secret is None:
+                raise StoreUnavailable("store: not reached since the start")
+            (reply,) = await self.ratelimit.store.peek([plan], timeout_s=answer_within_s(context))
+            verdict = fold(plan, reply, self.ratelimit.options)
+        return inspect_pb2.PeekResponse(response=to_rls_response(verdict))
+
+    async def explain(
+        self, message: inspect_pb2.ExplainRequest, context: CallContext
+    ) -> inspect_pb2.ExplainResponse:
+        """Tell what each descriptor matches; asks no store."""
+        del context
+        request = from_rls_request(message.request, self.ratelimit.bounds)
+        policy = self.ratelimit.holder.current()
+        domain = policy.domains.get(request.domain)
+        return inspect_pb2.ExplainResponse(
+            descriptors=[
+                _to_descriptor(explain(domain, descriptor.entries))
+                for descriptor in request.descriptors
+            ],
+            policy_revision=policy.revision,
+        )
+
+
+def _to_descriptor(explanation: Explanation) -> inspect_pb2.ExplainResponse.Descriptor:
+    return inspect_pb2.ExplainResponse.Descriptor(
+        steps=[
+            inspect_pb2.ExplainResponse.Step(
+                entry=step.entry,
+                matched_by=step.matched_by,
+                rule=step.rule,
+                reason=step.reason,
+            )
+            for step in explanation.steps
+        ],
+        limit=explanation.limit,
+        position=explanation.position,
+        summary=explanation.summary,
+    )

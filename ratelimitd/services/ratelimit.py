@@ -1,0 +1,128 @@
+"""ShouldRateLimit: a message becomes a request, a plan, a reply, a verdict, a message.
+
+Rules:
+- One await on the store. Everything before and after it is pure.
+- A request is answered by its own deadline, less ANSWER_MARGIN_S for the way back.
+- No decision from the store is never an exception to the caller unless a rule says `error`.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
+from ratelimitd.decisions.deny_cache import DenyCache
+from ratelimitd.decisions.failure import failed_counts, failure_policy, fold_failure
+from ratelimitd.decisions.fold import fold
+from ratelimitd.decisions.keys import fingerprint
+from ratelimitd.decisions.options import DecisionOptions
+from ratelimitd.decisions.plan import Plan, Reply
+from ratelimitd.decisions.planning import SHOWN_DIGITS, make_plan
+from ratelimitd.decisions.verdict import Code, RuleOutcome, Verdict
+from ratelimitd.errors import StoreError, StoreUnavailable
+from ratelimitd.policy.model import FailurePolicy
+from ratelimitd.services.context import CallContext
+from ratelimitd.services.convert import RequestBounds, from_rls_request, to_rls_response
+from ratelimitd.services.local_counters import LocalCounters
+from ratelimitd.services.policy_holder import PolicyHolder
+from ratelimitd.services.store_access import StoreAccess
+from ratelimitd.telemetry.counters import Telemetry
+from ratelimitd.telemetry.refusals import RefusalLog, trace_id
+
+US_PER_S = 1_000_000
+
+# What an answer needs to reach a caller that waits exactly as long as it said.
+ANSWER_MARGIN_S = 0.002
+
+# For callers that set no deadline of their own; the store's own timeout is below it.
+DEFAULT_DEADLINE_S = 0.5
+
+_REFUSALS = frozenset(
+    {RuleOutcome.REFUSED, RuleOutcome.FAILED_CLOSED, RuleOutcome.FAILED_LOCAL_REFUSED}
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class RateLimitService:
+    """Envoy's RateLimitService; knows no transport. `now_us` is a monotonic clock."""
+
+    holder: PolicyHolder
+    store: StoreAccess
+    options: DecisionOptions
+    telemetry: Telemetry
+    refusals: RefusalLog
+    now_us: Callable[[], int]
+    deny_cache: DenyCache
+    local: LocalCounters
+    bounds: RequestBounds = field(default_factory=RequestBounds)
+    # Stands in until the store's own secret is known; such plans are never sent.
+    _fallback_secret: bytes = field(default_factory=lambda: os.urandom(32), repr=False)
+
+    async def should_rate_limit(
+        self, message: rls_pb2.RateLimitRequest, context: CallContext
+    ) -> rls_pb2.RateLimitResponse:
+        """Decide and charge one request.
+
+        Raises InvalidRequest, NotReady, or StoreError where a rule's failure policy is `error`.
+        """
+        verdict = await self.decide(self.plan(message), context)
+        self.telemetry.observe_verdict(verdict)
+        if verdict.code is Code.OVER_LIMIT:
+            self._log_refusal(verdict, context)
+        return to_rls_response(verdict)
+
+    def plan(self, message: rls_pb2.RateLimitRequest) -> Plan:
+        """Return the plan of a message under the policy in force; raises as above."""
+        request = from_rls_request(message, self.bounds)
+        secret = self.store.hash_secret or self._fallback_secret
+        return make_plan(self.holder.current(), request, self.options, secret)
+
+    async def decide(self, plan: Plan, context: CallContext) -> Verdict:
+        """Return the verdict on `plan`: from the deny cache, the store, or its failure policy."""
+        if not plan.checks:
+            return fold(plan, None, self.options)
+        sent_us = self.now_us()
+        cached = self.deny_cache.answer(plan, sent_us)
+        if cached is not None:
+            return fold(plan, cached, self.options, is_cached=True)
+        try:
+            reply = await self._ask(plan, context)
+        except StoreError:
+            if failure_policy(plan) is FailurePolicy.ERROR:
+                self.telemetry.observe_failed(failed_counts(plan))
+                raise
+            return fold_failure(plan, self.local.is_over, self.options)
+        self.deny_cache.remember(plan, reply, sent_us)
+        return fold(plan, reply, self.options)
+
+    async def _ask(self, plan: Plan, context: CallContext) -> Reply:
+        if self.store.hash_secret is None:
+            raise StoreUnavailable("store: not reached since the start")
+        return await self.store.check(plan, timeout_s=answer_within_s(context))
+
+    def _log_refusal(self, verdict: Verdict, context: CallContext) -> None:
+        plan = verdict.plan
+        now_s = self.now_us() / US_PER_S
+        trace = trace_id(context.trace_parent or "")
+        checked = [
+            descriptor
+            for descriptor, planned in zip(plan.request.descriptors, plan.descriptors, strict=True)
+            if planned.check is not None
+        ]
+        for descriptor, count in zip(checked, verdict.counts, strict=True):
+            if count.outcome in _REFUSALS:
+                secret = self.store.hash_secret or self._fallback_secret
+                self.refusals.refused(
+                    count.limit,
+                    fingerprint=fingerprint(secret, repr(descriptor.entries))[:SHOWN_DIGITS],
+                    trace_id=trace,
+                    revision=plan.policy_revision,
+                    now_s=now_s,
+                )
+
+
+def answer_within_s(context: CallContext) -> float:
+    """Return how long the store may take for a call."""
+    if context.timeout_s is None:
+        return DEFAULT_DEADLINE_S
+    return context.timeout_s - ANSWER_MARGIN_S
