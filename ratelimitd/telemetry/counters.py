@@ -28,10 +28,9 @@ OTHER = "other"
 
 
 class BreakerState(StrEnum):
-    """Whether the store is asked: always, for a probe only, or not at all."""
+    """Whether the store is asked, or left alone until it answers a probe."""
 
     CLOSED = "closed"
-    HALF_OPEN = "half_open"
     OPEN = "open"
 
 

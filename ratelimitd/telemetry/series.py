@@ -94,22 +94,19 @@ class RuleSeries:
         self.refunded_hits = 0
 
     def add(self, count: RuleCount) -> None:
-        """Add what one descriptor did; a refund is no hit, because a counter never falls."""
+        """Add what one descriptor did."""
         outcome = count.outcome
         if outcome in self.outcomes:
             self.outcomes[outcome] += 1
         else:
             self.outcomes[outcome] = 1
-        hits = count.hits
-        if hits < 0:
-            self.refunded_hits -= hits
-            return
-        self.hits += hits
+        self.hits += count.hits
         self.within_hits += count.within_hits
         self.over_hits += count.over_hits
         self.near_hits += count.near_hits
         self.shadow_hits += count.shadow_hits
         self.cached_hits += count.cached_hits
+        self.refunded_hits += count.refunded_hits
         if count.is_near:
             self.near += 1
 
@@ -145,10 +142,13 @@ class RuleTable:
 
     def reload(self, policy: Policy) -> None:
         """Take over the names of `policy`; forget the oldest rows that belong to none of them."""
-        rules = list(policy_rules(policy))
-        self._static = frozenset((domain, metric_name(domain, rule)) for domain, rule in rules)
+        nodes = list(limit_nodes(policy))
+        self._static = frozenset((domain, node.metric_key) for domain, node in nodes)
         self.rows, self._dynamic_count = _sort_out(
-            self.rows, self._static, {rule for _, rule in rules}, policy.domains.keys()
+            self.rows,
+            self._static,
+            {node.limit.rule for _, node in nodes if node.limit is not None},
+            policy.domains.keys(),
         )
 
     def _add(self, key: tuple[str, str], rule: str) -> RuleSeries:
@@ -158,12 +158,12 @@ class RuleTable:
         return row
 
 
-def policy_rules(policy: Policy) -> Iterator[tuple[str, str]]:
-    """Yield (domain, rule) for each limit of `policy`."""
+def limit_nodes(policy: Policy) -> Iterator[tuple[str, Node]]:
+    """Yield (domain, node) for each limit of `policy`, once."""
     for domain in policy.domains.values():
         for node in _nodes(domain.root):
             if node.limit is not None:
-                yield domain.name, node.limit.rule
+                yield domain.name, node
 
 
 def to_label(text: str) -> str:
@@ -171,19 +171,16 @@ def to_label(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def metric_name(domain: str, rule: str) -> str:
-    """Return the metric key of a rule that shows no values: its name without the domain."""
-    return rule.removeprefix(f"{domain}.")
-
-
 def _nodes(root: Node) -> Iterator[Node]:
-    """Yield `root` and everything below it."""
-    pending = [root]
+    """Yield `root` and everything below it; a wildcard may also stand among the exact names."""
+    pending = {id(root): root}
+    seen: set[int] = set()
     while pending:
-        node = pending.pop()
+        identity, node = pending.popitem()
+        seen.add(identity)
         yield node
-        pending.extend(node.exact.values())
-        pending.extend(wildcard.node for wildcard in node.wildcards)
+        below = [*node.exact.values(), *(wildcard.node for wildcard in node.wildcards)]
+        pending.update({id(child): child for child in below if id(child) not in seen})
 
 
 def _sort_out(

@@ -18,7 +18,12 @@ def limit(name: str, *, domain: str = "api") -> Limit:
 def policy(*names: str, domain: str = "api", revision: str = "00ff") -> Policy:
     children = {
         name: Node(
-            name=name, rule=name, position=POSITION, limit=limit(name, domain=domain), exact={}
+            name=name,
+            rule=name,
+            position=POSITION,
+            limit=limit(name, domain=domain),
+            exact={},
+            metric_key=name,
         )
         for name in names
     }
@@ -38,6 +43,7 @@ def count(
     within: int = 0,
     shadow: int = 0,
     cached: int = 0,
+    refunded: int = 0,
 ) -> RuleCount:
     return RuleCount(
         limit=limit(name if rule is None else rule, domain=domain),
@@ -49,6 +55,7 @@ def count(
         within_hits=within,
         shadow_hits=shadow,
         cached_hits=cached,
+        refunded_hits=refunded,
         is_near=near > 0,
     )
 

@@ -10,9 +10,9 @@ from ratelimitd.telemetry.series import (
     MAX_RETIRED_SERIES,
     OVERFLOW_NAME,
     Histogram,
-    policy_rules,
+    limit_nodes,
 )
-from tests.unit.telemetry.samples import POSITION, count, policy, verdict
+from tests.unit.telemetry.samples import POSITION, count, limit, policy, verdict
 
 
 def test_histogram_counts_a_value_at_its_bound_in_that_bucket() -> None:
@@ -59,10 +59,20 @@ def test_refund_is_counted_apart_because_counters_never_fall() -> None:
     telemetry = Telemetry()
     telemetry.observe_verdict(verdict(count("ip", hits=5, within=5)))
 
-    telemetry.observe_verdict(verdict(count("ip", hits=-3, within=-3)))
+    telemetry.observe_verdict(verdict(count("ip", hits=0, refunded=3)))
 
     row = telemetry.rules.rows["api", "ip"]
     assert (row.hits, row.within_hits, row.refunded_hits) == (5, 5, 3)
+
+
+def test_request_that_ended_with_an_error_is_counted_by_its_rules() -> None:
+    telemetry = Telemetry()
+
+    telemetry.observe_counts([count("ip", RuleOutcome.FAILED_ERROR, hits=2)])
+
+    row = telemetry.rules.rows["api", "ip"]
+    assert row.outcomes[RuleOutcome.FAILED_ERROR] == 1
+    assert row.hits == 2
 
 
 def test_unknown_domain_is_counted_without_its_name() -> None:
@@ -160,20 +170,30 @@ def test_reload_keeps_the_counts_of_rules_that_stay() -> None:
     assert telemetry.rules.rows["api", "ip"].hits == 2
 
 
-def test_rule_names_include_nested_and_wildcard_nodes() -> None:
+def test_limits_are_found_at_every_level_and_once() -> None:
+    # given a wildcard that stands among the exact names too, as the policy compiles it
     inner = policy("child").domains["api"].root.exact["child"]
     outer = policy("parent").domains["api"].root.exact["parent"]
-    wildcard = Node(name="path_*", rule="api.path_*", position=POSITION, exact={"child": inner})
+    wildcard = Node(
+        name="path_*",
+        rule="api.path_*",
+        position=POSITION,
+        exact={"child": inner},
+        limit=limit("path_*"),
+        metric_key="path_*",
+    )
     root = Node(
         name="",
         rule="api",
         position=POSITION,
-        exact={"parent": outer},
+        exact={"parent": outer, "path_*": wildcard},
         wildcards=(Wildcard(("path_", ""), wildcard),),
     )
     nested = Policy("ff", {"api": Domain(name="api", root=root, position=POSITION)})
 
-    assert sorted(policy_rules(nested)) == [("api", "api.child"), ("api", "api.parent")]
+    found = sorted(node.metric_key for _, node in limit_nodes(nested))
+
+    assert found == ["child", "parent", "path_*"]
 
 
 def test_breaker_counts_each_opening_once() -> None:
@@ -182,7 +202,7 @@ def test_breaker_counts_each_opening_once() -> None:
     for state in (
         BreakerState.OPEN,
         BreakerState.OPEN,
-        BreakerState.HALF_OPEN,
+        BreakerState.CLOSED,
         BreakerState.OPEN,
         BreakerState.CLOSED,
     ):
