@@ -9,10 +9,8 @@ from pathlib import Path
 
 import httpx
 
+from ratelimitd.settings.upstream_table import UPSTREAM_BY_NAME
 from tests.support.children import Child, free_ports, start_child
-
-# What a test run's own environment says must not reach a daemon under test.
-_OURS = ("RATELIMITD_", "REDIS_", "RUNTIME_", "GRPC_", "PROMETHEUS_", "STATSD_", "MEMCACHE_")
 
 
 @dataclass(slots=True)
@@ -59,7 +57,11 @@ def daemon_command(*arguments: str) -> list[str]:
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return this process's environment without any variable that configures a daemon."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in UPSTREAM_BY_NAME and not name.startswith("RATELIMITD_")
+    }
     return kept | dict(extra or {})
 
 
