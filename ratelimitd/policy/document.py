@@ -82,7 +82,7 @@ class _Stop(Exception):  # noqa: N818 - control flow inside this module
 
 
 _CONTROL = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_Parser = getattr(yaml, "CParser", None)
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where PyYAML was built with it
 
 
 def _decode(content: str | bytes, report: Report) -> str | None:
@@ -112,7 +112,7 @@ def _place_of(before: str) -> _Place:
 
 
 def _parse(text: str) -> Iterator[ev.Event]:
-    parser = _Parser(text) if _Parser else yaml.SafeLoader(text)
+    parser = _Loader(text)
     try:
         while parser.check_event():
             yield parser.get_event()

@@ -5,11 +5,11 @@ Rules:
 - What a rule's printed name shows of a sensitive exact value is 8 hex digits of its hash.
 """
 
-import hashlib
 from dataclasses import dataclass, field
 
 from ratelimitd.policy.fields import read_flag, read_list, read_map, read_text
 from ratelimitd.policy.limits import Defaults, RuleContext, read_limit
+from ratelimitd.policy.mask import mask
 from ratelimitd.policy.metadata import read_metadata
 from ratelimitd.policy.model import Limit, Node, Position, Wildcard
 from ratelimitd.policy.nodes import MapNode
@@ -148,7 +148,7 @@ def _read_name(node: MapNode, path: str, file: FileContext) -> _Name:
     is_sensitive = read_flag(node, "sensitive", path, report) or key in file.secret_keys
     label = joined
     if is_sensitive and value and "*" not in value:
-        label = f"{key}_#{hashlib.sha256(value.encode()).hexdigest()[:8]}"
+        label = f"{key}_{mask(value)}"
     is_shared = read_flag(node, "share_threshold", path, report)
     if is_shared and "*" not in joined:
         message = "needs a `*` in `value` or `key`; without one there is nothing to share"

@@ -1,0 +1,240 @@
+"""Reads policy files from a directory, and tells when they have changed.
+
+Rules:
+- Every file below the root is policy, whatever its extension; its name is its relative path.
+- Symlinks are followed, each directory once, so a loop ends and a Kubernetes mount works: there
+  `api.yaml` links into `..data`, which is swapped as a whole.
+- A read is repeated while files change under it, so a swap never gives half of each side.
+- An event only wakes the watcher up. What decides is a comparison of all files with what was
+  last read, which also happens without events, so a lost event costs seconds, never a change.
+"""
+
+import asyncio
+import errno
+import os
+import stat
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import watchfiles
+
+from ratelimitd.errors import ConfigError
+from ratelimitd.policy.compile import MAX_FILES
+from ratelimitd.policy.document import MAX_FILE_BYTES
+
+MAX_DIRECTORIES = 1_000
+"""Each costs an inotify watch, of which a system has some thousands."""
+
+MAX_POLICY_BYTES = 64 * 1024 * 1024
+"""All files together; more takes minutes to compile."""
+
+READ_ATTEMPTS = 5
+"""Reads of a directory that changes while it is read; the last one stands, and is read again."""
+
+DEBOUNCE_MS = 200
+"""After an event, so long for the rest of the same change."""
+
+POLL_INTERVAL_S = 10.0
+"""How late a change is found when its event was lost."""
+
+Signature: TypeAlias = tuple[tuple[str, int, int, int, int, int], ...] | str
+
+
+@dataclass(frozen=True, slots=True)
+class _Scan:
+    """What a walk found: files by name, and the directories whose events matter."""
+
+    files: dict[str, Path] = field(default_factory=dict)
+    signature: list[tuple[str, int, int, int, int, int]] = field(default_factory=list)
+    directories: set[Path] = field(default_factory=set)
+
+
+class DirectorySource:
+    """The policy files below `root`; a single file is accepted too.
+
+    With `ignore_dotfiles` every file and directory whose name starts with a dot is passed over:
+    the default for `--policy`. The reference server's RUNTIME_IGNOREDOTFILES is false by
+    default, and then `.draft.yaml` is policy as any other file. Names that start with two dots
+    (`..data`, `..2026_01_31`) are never read in their own right: they are how Kubernetes swaps a
+    mount, and reading them would define every domain twice.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        ignore_dotfiles: bool = True,
+        poll_interval_s: float = POLL_INTERVAL_S,
+    ) -> None:
+        self.root = root
+        self._ignore_dotfiles = ignore_dotfiles
+        self._poll_interval_s = poll_interval_s
+        self._read_signature: Signature | None = None
+
+    def read(self) -> dict[str, bytes]:
+        """Return the content of every file by name; raises ConfigError."""
+        for _ in range(READ_ATTEMPTS):
+            self._read_signature = self._signature()
+            files = self._read_once()
+            if self._signature() == self._read_signature:
+                break
+        return files
+
+    async def changes(self, stop: asyncio.Event) -> AsyncIterator[None]:
+        """Yield when the files differ from the last `read`, until `stop` is set.
+
+        A consumer that does not read after a change is told again.
+        """
+        while not stop.is_set():
+            if await asyncio.to_thread(self._signature) != self._read_signature:
+                yield
+            await self._wait(stop)
+
+    async def _wait(self, stop: asyncio.Event) -> None:
+        """Return after an event, after the poll interval, or when `stop` is set."""
+        directories = await asyncio.to_thread(self._watched)
+        try:
+            await self._wait_for_event(directories, stop)
+        except OSError:
+            # No inotify watches left, or a directory went away just now: poll.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), self._poll_interval_s)
+
+    async def _wait_for_event(self, directories: set[Path], stop: asyncio.Event) -> None:
+        if not directories:
+            raise FileNotFoundError(errno.ENOENT, "nothing to watch", str(self.root))
+        events = watchfiles.awatch(
+            *directories,
+            watch_filter=None,
+            debounce=DEBOUNCE_MS,
+            step=DEBOUNCE_MS // 4,
+            stop_event=cast("Any", _Halt(stop)),
+            rust_timeout=int(self._poll_interval_s * 1000),
+            yield_on_timeout=True,
+            recursive=False,
+        )
+        async with aclosing(events):
+            async for _ in events:
+                return
+
+    def _signature(self) -> Signature:
+        """Return what changes when any file does; the error's text where there is one."""
+        try:
+            return tuple(sorted(self._scan().signature))
+        except ConfigError as error:
+            return str(error)
+
+    def _watched(self) -> set[Path]:
+        """Return the directories whose events may mean a change."""
+        directories = set(_link_parents(self.root))
+        with suppress(ConfigError):
+            directories |= self._scan().directories
+        return directories
+
+    def _read_once(self) -> dict[str, bytes]:
+        scan = self._scan()
+        contents: dict[str, bytes] = {}
+        total = 0
+        for name, path in scan.files.items():
+            try:
+                with path.open("rb") as file:
+                    contents[name] = file.read(MAX_FILE_BYTES + 1)
+            except OSError as error:
+                raise _unreadable(path, error) from error
+            total += len(contents[name])
+            if total > MAX_POLICY_BYTES:
+                raise ConfigError(
+                    f"the policy files in {self.root} have more than {MAX_POLICY_BYTES:,} bytes "
+                    f"together; is it the right directory?"
+                )
+        return contents
+
+    def _scan(self) -> _Scan:
+        """Walk the root; raises ConfigError for what cannot be policy."""
+        scan = _Scan()
+        try:
+            root = self.root.resolve(strict=True)
+            if root.is_dir():
+                self._scan_directory(self.root, "", {root}, scan)
+            else:
+                _add_file(self.root, self.root.name, scan)
+        except OSError as error:
+            raise _unreadable(Path(error.filename or self.root), error) from error
+        except RuntimeError as error:  # how pathlib reports a symlink loop
+            raise ConfigError(f"{self.root} is a symlink that leads to itself") from error
+        return scan
+
+    def _scan_directory(self, path: Path, prefix: str, visited: set[Path], scan: _Scan) -> None:
+        scan.directories.add(path.resolve())
+        if len(scan.directories) > MAX_DIRECTORIES:
+            raise ConfigError(
+                f"{self.root} has more than {MAX_DIRECTORIES} directories; is it the right one?"
+            )
+        for entry in sorted(path.iterdir()):
+            if entry.name.startswith(".." if not self._ignore_dotfiles else "."):
+                continue
+            name = prefix + os.fsencode(entry.name).decode(errors="replace")
+            if not entry.is_dir():
+                _add_file(entry, name, scan)
+                continue
+            target = entry.resolve()
+            if target not in visited:
+                visited.add(target)
+                self._scan_directory(entry, f"{name}/", visited, scan)
+
+
+class _Halt:
+    """The stop event as watchfiles wants it: it sets it when cancelled, which is not its right."""
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        self._stop = stop
+        self._is_cancelled = False
+
+    def is_set(self) -> bool:
+        return self._is_cancelled or self._stop.is_set()
+
+    def set(self) -> None:
+        self._is_cancelled = True
+
+
+def _add_file(path: Path, name: str, scan: _Scan) -> None:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{path} is neither a file nor a directory; take it out of the policy")
+    if len(scan.files) >= MAX_FILES:
+        raise ConfigError(
+            f"there are more than {MAX_FILES} files beside {path}; is it the right directory?"
+        )
+    scan.files[name] = path
+    scan.directories.add(path.resolve().parent)
+    scan.signature.append(
+        (
+            name,
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+        )
+    )
+
+
+def _link_parents(path: Path) -> Iterator[Path]:
+    """Yield the directory of every symlink on the way to `path`: that is where it is swapped."""
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow the links
+    for step in (absolute, *absolute.parents):
+        if step.is_symlink() and step.parent.is_dir():
+            yield step.parent
+
+
+def _unreadable(path: Path, error: OSError) -> ConfigError:
+    if error.errno == errno.ENOENT:
+        if path.is_symlink():
+            return ConfigError(f"{path} is a symlink to {path.readlink()}, which does not exist")
+        return ConfigError(f"{path} does not exist; name a directory of policy files")
+    if error.errno == errno.EACCES:
+        return ConfigError(f"{path} cannot be read: permission denied for user id {os.geteuid()}")
+    return ConfigError(f"{path} cannot be read: {error.strerror}")
