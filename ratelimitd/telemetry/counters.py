@@ -54,11 +54,11 @@ class StoreSeries:
         "checks",
         "errors",
         "evicted_keys",
-        "has_info",
+        "keys",
         "late_answers",
         "max_memory_bytes",
         "plans",
-        "queue_depth",
+        "queued_checks",
         "seconds",
         "unreadable_states",
         "used_memory_bytes",
@@ -72,13 +72,13 @@ class StoreSeries:
         self.errors: dict[str, int] = {}
         self.breaker = BreakerState.CLOSED
         self.breaker_opened = 0
-        self.queue_depth = 0
+        self.queued_checks = 0
         self.late_answers = 0
         self.unreadable_states = 0
-        self.has_info = False
-        self.used_memory_bytes = 0
-        self.max_memory_bytes = 0
-        self.evicted_keys = 0
+        self.used_memory_bytes: int | None = None
+        self.max_memory_bytes: int | None = None
+        self.evicted_keys: int | None = None
+        self.keys: int | None = None
 
 
 class PolicySeries:
@@ -134,7 +134,7 @@ class Telemetry:
 
     def observe_verdict(self, verdict: Verdict) -> None:
         """Count one answered request, once for each descriptor that a rule decided."""
-        self.observe_counts(verdict.counts)
+        self._count(verdict.counts)
         if verdict.unmatched or not verdict.plan.is_domain_known:
             self._count_unmatched(verdict)
         if verdict.is_shadowed:
@@ -145,13 +145,9 @@ class Telemetry:
         for count in counts:
             self.rules.row(count).add(count)
 
-    def observe_counts(self, counts: Iterable[RuleCount]) -> None:
-        """Count what rules said; on its own for a request that ended with an error."""
-        table = self.rules
-        for count in counts:
-            table.row(count).add(count)
-            if count.cached_hits:
-                self.deny_cache_answers += 1
+    def observe_failed(self, counts: Iterable[RuleCount]) -> None:
+        """Count the rules of a request that was answered with an error."""
+        self._count(counts)
 
     def observe_call(self, method: str, code: str, seconds: float) -> None:
         """Count one call of `method` that ended with the gRPC status `code`, "OK" for success."""
@@ -174,7 +170,7 @@ class Telemetry:
             _increment(store.errors, error_kind)
 
     def store_error(self, kind: str, count: int = 1) -> None:
-        """Count requests that the store did not decide, where no call was made."""
+        """Count batches that were not sent at all."""
         _increment(self.store.errors, kind, count)
 
     def set_breaker(self, state: BreakerState) -> None:
@@ -183,9 +179,9 @@ class Telemetry:
             self.store.breaker_opened += 1
         self.store.breaker = state
 
-    def set_queue_depth(self, plans: int) -> None:
-        """Remember how many plans wait for the next store call."""
-        self.store.queue_depth = plans
+    def set_queue_depth(self, checks: int) -> None:
+        """Remember how many checks wait for the next batch."""
+        self.store.queued_checks = checks
 
     def late_answer(self, count: int = 1) -> None:
         """Count store answers that came after their request was answered by its deadline."""
@@ -196,14 +192,19 @@ class Telemetry:
         self.store.unreadable_states += count
 
     def store_info(
-        self, *, used_memory_bytes: int, evicted_keys: int, max_memory_bytes: int = 0
+        self,
+        *,
+        used_memory_bytes: int | None = None,
+        max_memory_bytes: int | None = None,
+        evicted_keys: int | None = None,
+        keys: int | None = None,
     ) -> None:
-        """Remember what the store last said of itself; a limit of 0 is no limit."""
+        """Remember what the store last said of itself; None where it did not say."""
         store = self.store
-        store.has_info = True
         store.used_memory_bytes = used_memory_bytes
         store.max_memory_bytes = max_memory_bytes
         store.evicted_keys = evicted_keys
+        store.keys = keys
 
     def policy_loaded(self, policy: Policy, *, now_s: float) -> None:
         """Take over the names of a policy that was just put in force, at Unix time `now_s`."""
@@ -223,6 +224,14 @@ class Telemetry:
         """Count a policy that was refused; the one in force stays."""
         self.policy.errors += 1
         self.policy.is_last_load_ok = False
+
+    def _count(self, counts: Iterable[RuleCount]) -> None:
+        """Add what rules said to their rows."""
+        table = self.rules
+        for count in counts:
+            table.row(count).add(count)
+            if count.cached_hits:
+                self.deny_cache_answers += 1
 
     def _count_unmatched(self, verdict: Verdict) -> None:
         """Count descriptors without a rule; an unknown domain is a value, so it is no label."""

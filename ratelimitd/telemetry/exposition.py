@@ -176,9 +176,9 @@ def _store(telemetry: Telemetry) -> Iterator[Metric]:
         value=store.breaker_opened,
     )
     yield GaugeMetricFamily(
-        "ratelimitd_store_queue_requests",
-        "Requests that wait for the next store call.",
-        value=store.queue_depth,
+        "ratelimitd_store_queued_checks",
+        "Checks that wait for the next store call.",
+        value=store.queued_checks,
     )
     yield CounterMetricFamily(
         "ratelimitd_store_late_answers",
@@ -190,28 +190,34 @@ def _store(telemetry: Telemetry) -> Iterator[Metric]:
         "Stored values that could not be read, counted as absent and overwritten.",
         value=store.unreadable_states,
     )
-    if store.has_info:
-        yield from _store_info(telemetry)
+    yield from _store_info(telemetry)
 
 
 def _store_info(telemetry: Telemetry) -> Iterator[Metric]:
-    """Yield what the store says of itself, once it said something."""
+    """Yield what the store says of itself, where it says something."""
     store = telemetry.store
-    yield GaugeMetricFamily(
-        "ratelimitd_store_used_memory_bytes",
-        "Memory that the store uses.",
-        value=store.used_memory_bytes,
-    )
-    yield GaugeMetricFamily(
-        "ratelimitd_store_max_memory_bytes",
-        "Memory that the store may use; 0 is no limit.",
-        value=store.max_memory_bytes,
-    )
-    yield CounterMetricFamily(
-        "ratelimitd_store_evicted_keys",
-        "Keys that the store dropped for want of memory: limits forgotten too early.",
-        value=store.evicted_keys,
-    )
+    if store.used_memory_bytes is not None:
+        yield GaugeMetricFamily(
+            "ratelimitd_store_used_memory_bytes",
+            "Memory that the store uses.",
+            value=store.used_memory_bytes,
+        )
+    if store.max_memory_bytes is not None:
+        yield GaugeMetricFamily(
+            "ratelimitd_store_max_memory_bytes",
+            "Memory that the store may use; 0 is no limit.",
+            value=store.max_memory_bytes,
+        )
+    if store.keys is not None:
+        yield GaugeMetricFamily(
+            "ratelimitd_store_keys", "Keys in the store's database.", value=store.keys
+        )
+    if store.evicted_keys is not None:
+        yield CounterMetricFamily(
+            "ratelimitd_store_evicted_keys",
+            "Keys that the store dropped for want of memory: limits forgotten too early.",
+            value=store.evicted_keys,
+        )
 
 
 def _policy(telemetry: Telemetry) -> Iterator[Metric]:

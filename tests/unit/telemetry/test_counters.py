@@ -68,7 +68,7 @@ def test_refund_is_counted_apart_because_counters_never_fall() -> None:
 def test_request_that_ended_with_an_error_is_counted_by_its_rules() -> None:
     telemetry = Telemetry()
 
-    telemetry.observe_counts([count("ip", RuleOutcome.FAILED_ERROR, hits=2)])
+    telemetry.observe_failed([count("ip", RuleOutcome.FAILED_ERROR, hits=2)])
 
     row = telemetry.rules.rows["api", "ip"]
     assert row.outcomes[RuleOutcome.FAILED_ERROR] == 1

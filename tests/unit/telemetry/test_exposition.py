@@ -67,7 +67,7 @@ def test_scrape_shows_requests_store_policy_logs_and_build() -> None:
     telemetry.set_queue_depth(7)
     telemetry.late_answer()
     telemetry.unreadable_state(2)
-    telemetry.store_info(used_memory_bytes=1_000, evicted_keys=4, max_memory_bytes=2_000)
+    telemetry.store_info(used_memory_bytes=1_000, max_memory_bytes=2_000, evicted_keys=4, keys=9)
     telemetry.logs.dropped_full += 5
 
     result = scrape(telemetry)
@@ -87,12 +87,13 @@ def test_scrape_shows_requests_store_policy_logs_and_build() -> None:
     assert value(result, "ratelimitd_store_breaker_state", state="open") == 1
     assert value(result, "ratelimitd_store_breaker_state", state="closed") == 0
     assert value(result, "ratelimitd_store_breaker_opened_total") == 1
-    assert value(result, "ratelimitd_store_queue_requests") == 7
+    assert value(result, "ratelimitd_store_queued_checks") == 7
     assert value(result, "ratelimitd_store_late_answers_total") == 1
     assert value(result, "ratelimitd_store_unreadable_state_total") == 2
     assert value(result, "ratelimitd_store_used_memory_bytes") == 1_000
     assert value(result, "ratelimitd_store_max_memory_bytes") == 2_000
     assert value(result, "ratelimitd_store_evicted_keys_total") == 4
+    assert value(result, "ratelimitd_store_keys") == 9
     assert value(result, "ratelimitd_policy_info", revision="beef") == 1
     assert value(result, "ratelimitd_policy_domains") == 1
     assert value(result, "ratelimitd_policy_rules") == 2
@@ -102,6 +103,16 @@ def test_scrape_shows_requests_store_policy_logs_and_build() -> None:
     assert value(result, "ratelimitd_policy_last_success_timestamp_seconds") == 1_700_000_000
     assert value(result, "ratelimitd_log_lines_dropped_total", reason="queue_full") == 5
     assert value(result, "ratelimitd_build_info", version="1.2.3", region="eu") == 1
+
+
+def test_scrape_leaves_out_what_the_store_does_not_say() -> None:
+    telemetry = Telemetry()
+    telemetry.store_info(used_memory_bytes=1_000)
+
+    found = names(scrape(telemetry))
+
+    assert "ratelimitd_store_used_memory_bytes" in found
+    assert not found & {"ratelimitd_store_max_memory_bytes", "ratelimitd_store_keys"}
 
 
 def test_scrape_has_only_the_newest_policy_revision() -> None:

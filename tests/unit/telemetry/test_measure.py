@@ -1,0 +1,96 @@
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from ratelimitd.decisions.plan import Check, Plan, Reply
+from ratelimitd.decisions.request import Descriptor, Request
+from ratelimitd.errors import StoreError, StoreReplyLost, StoreUnavailable
+from ratelimitd.telemetry.counters import Telemetry
+from ratelimitd.telemetry.measure import Send, measured
+from tests.unit.telemetry.samples import limit
+
+REPLY = Reply(now_us=0, is_refused=False, results=())
+
+
+def plan(checks: int) -> Plan:
+    request = Request("api", (Descriptor((("ip", "1"),)),))
+    return Plan(
+        request=request,
+        policy_revision="00ff",
+        descriptors=(),
+        checks=(Check(key=b"k", limit=limit("ip"), cost=1),) * checks,
+    )
+
+
+def clock(*times_s: float) -> Iterator[float]:
+    yield from times_s
+
+
+def answering(*answers: Reply | StoreError) -> Send:
+    async def send(plans: Sequence[Plan]) -> Sequence[Reply | StoreError]:
+        return answers
+
+    return send
+
+
+def raising(error: Exception) -> Send:
+    async def send(plans: Sequence[Plan]) -> Sequence[Reply | StoreError]:
+        raise error
+
+    return send
+
+
+async def test_batch_is_timed_and_sized() -> None:
+    telemetry = Telemetry()
+    times = clock(10.0, 10.004)
+    send = measured(answering(REPLY, REPLY), telemetry, lambda: next(times))
+
+    answers = await send([plan(1), plan(2)])
+
+    store = telemetry.store
+    assert answers == (REPLY, REPLY)
+    assert store.seconds.total == pytest.approx(0.004)
+    assert (store.checks.total, store.plans.total) == (3, 2)
+    assert store.errors == {}
+
+
+async def test_batch_never_sent_is_an_error_without_a_time() -> None:
+    telemetry = Telemetry()
+    times = clock(10.0, 10.001)
+    send = measured(raising(StoreUnavailable("open")), telemetry, lambda: next(times))
+
+    with pytest.raises(StoreUnavailable, match="open"):
+        await send([plan(1)])
+
+    assert telemetry.store.errors == {"unavailable": 1}
+    assert telemetry.store.seconds.count == 0
+
+
+async def test_lost_reply_is_an_error_with_its_time() -> None:
+    telemetry = Telemetry()
+    times = clock(10.0, 10.25)
+    send = measured(raising(StoreReplyLost("silence")), telemetry, lambda: next(times))
+
+    with pytest.raises(StoreReplyLost, match="silence"):
+        await send([plan(1)])
+
+    assert telemetry.store.errors == {"reply_lost": 1}
+    assert telemetry.store.seconds.total == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind"),
+    [
+        ((REPLY, StoreUnavailable("node")), "unavailable"),
+        ((StoreReplyLost("node"), StoreUnavailable("node")), "reply_lost"),
+    ],
+)
+async def test_batch_decided_in_part_counts_its_worst_error(
+    answers: tuple[Reply | StoreError, ...], kind: str
+) -> None:
+    telemetry = Telemetry()
+    times = clock(10.0, 10.001)
+
+    await measured(answering(*answers), telemetry, lambda: next(times))([plan(1), plan(1)])
+
+    assert telemetry.store.errors == {kind: 1}
