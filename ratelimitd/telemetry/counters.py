@@ -7,7 +7,7 @@ Rules:
   it from a thread.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 
 from ratelimitd.decisions.verdict import RuleCount, Verdict
@@ -142,11 +142,6 @@ class Telemetry:
 
     def observe_failed(self, counts: Sequence[RuleCount]) -> None:
         """Count the rules of a request that was answered with an error: it has no verdict."""
-        for count in counts:
-            self.rules.row(count).add(count)
-
-    def observe_failed(self, counts: Iterable[RuleCount]) -> None:
-        """Count the rules of a request that was answered with an error."""
         self._count(counts)
 
     def observe_call(self, method: str, code: str, seconds: float) -> None:
@@ -225,7 +220,7 @@ class Telemetry:
         self.policy.errors += 1
         self.policy.is_last_load_ok = False
 
-    def _count(self, counts: Iterable[RuleCount]) -> None:
+    def _count(self, counts: Sequence[RuleCount]) -> None:
         """Add what rules said to their rows."""
         table = self.rules
         for count in counts:
