@@ -1,0 +1,230 @@
+"""The gRPC shell: grpcio's asyncio server around plain services.
+
+Rules:
+- A service is `async (message, CallContext) -> message` and raises errors of ours; to mount one
+  more unary method is one more `UnaryMethod`.
+- Messages arrive as bytes and are parsed here, so that an unreadable or an oversized one is
+  INVALID_ARGUMENT with a reason. Beyond MAX_MESSAGE_BYTES grpcio answers RESOURCE_EXHAUSTED
+  without reading it; an unknown method is UNIMPLEMENTED.
+- An error that nobody foresaw is INTERNAL with an id that stands in the log; the server goes on.
+"""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError, Message
+
+from ratelimitd.errors import ConfigError, InvalidRequest
+from ratelimitd.services.context import CallContext
+from ratelimitd.transport import sockets
+from ratelimitd.transport.errors import new_error_id, to_answer, to_internal
+from ratelimitd.transport.listen import ListenAddress, TcpAddress, UnixAddress
+from ratelimitd.transport.tls import TlsFiles, is_peer_accepted, to_credentials
+
+_log = logging.getLogger(__name__)
+
+# What a service may be asked to read. A gateway's request has some hundred bytes.
+MAX_REQUEST_BYTES = 64 * 1024
+# What grpcio reads at all: enough to answer a too large request with a reason.
+MAX_MESSAGE_BYTES = 1024 * 1024
+MAX_METADATA_BYTES = 16 * 1024
+# Calls in flight over all connections; beyond it they are refused with RESOURCE_EXHAUSTED.
+MAX_CALLS = 10_000
+# A client may ask whether we live this often, also while it has no call.
+MIN_PING_INTERVAL_MS = 10_000
+REFUSED_PEER = "the certificate is for no name that may call here (--grpc-client-san)"
+
+ObserveCall = Callable[[str, str, float], None]
+
+
+class UnaryService(Protocol):
+    """What is mounted: a message and its context in, a message out."""
+
+    def __call__(self, message: Any, context: CallContext, /) -> Awaitable[Message]:
+        """Answer one call."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class UnaryMethod:
+    """A service's method: its full name, the type of its request, and who answers."""
+
+    service: str
+    name: str
+    request: type[Message]
+    serve: UnaryService
+
+    @property
+    def path(self) -> str:
+        """Return the path that clients call."""
+        return f"/{self.service}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrpcPort:
+    """A port to open; `flag` is what the operator sets it with, for messages."""
+
+    address: ListenAddress
+    flag: str
+    tls: TlsFiles | None = None
+    accepted_names: tuple[str, ...] = ()
+    connection_age_ms: int | None = None
+    connection_age_grace_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcServer:
+    """A server that is listening on `address`."""
+
+    server: grpc.aio.Server
+    address: ListenAddress
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more calls, and wait at most `grace_s` for those in flight."""
+        await self.server.stop(grace_s)
+        sockets.remove(self.address)
+
+
+async def start_grpc(
+    port: GrpcPort,
+    methods: Sequence[UnaryMethod],
+    *,
+    observe_call: ObserveCall,
+    add_servicers: Callable[[grpc.aio.Server], None] = lambda _: None,
+) -> GrpcServer:
+    """Open `port` and serve `methods`, and what `add_servicers` registers in grpcio's own way.
+
+    Raises ConfigError if the port cannot be opened or the TLS files cannot be used.
+    """
+    credentials = None if port.tls is None else to_credentials(port.tls)
+    guards = (_PeerGuard(port.accepted_names),) if port.accepted_names else ()
+    server = grpc.aio.server(
+        options=_options(port), interceptors=guards, maximum_concurrent_rpcs=MAX_CALLS
+    )
+    server.add_generic_rpc_handlers((_UnaryHandlers(methods, observe_call),))
+    add_servicers(server)
+    sockets.check_free(port.address, port.flag)
+    try:
+        if credentials is None:
+            number = server.add_insecure_port(str(port.address))
+        else:
+            number = server.add_secure_port(str(port.address), credentials)
+    except RuntimeError as error:
+        raise ConfigError(f"{port.flag}: cannot listen on {port.address}") from error
+    await server.start()
+    match port.address:
+        case TcpAddress(host=host):
+            return GrpcServer(server, TcpAddress(host, number))
+        case UnixAddress():
+            return GrpcServer(server, port.address)
+
+
+def _options(port: GrpcPort) -> list[tuple[str, int]]:
+    options = [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+    if port.connection_age_ms is not None:
+        options.append(("grpc.max_connection_age_ms", port.connection_age_ms))
+    if port.connection_age_grace_ms is not None:
+        options.append(("grpc.max_connection_age_grace_ms", port.connection_age_grace_ms))
+    return options
+
+
+class _UnaryHandlers(grpc.GenericRpcHandler):
+    """Finds the method of a path."""
+
+    def __init__(self, methods: Sequence[UnaryMethod], observe_call: ObserveCall) -> None:
+        self._handlers: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+            method.path: grpc.unary_unary_rpc_method_handler(_to_behaviour(method, observe_call))
+            for method in methods
+        }
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
+        return self._handlers.get(handler_call_details.method)
+
+
+def _to_behaviour(method: UnaryMethod, observe_call: ObserveCall) -> Any:
+    async def behaviour(data: bytes, call: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
+        start_s = time.monotonic()
+        code = "CANCELLED"
+        try:
+            context = CallContext(timeout_s=call.time_remaining(), trace_parent=_trace_parent(call))
+            answer = await method.serve(_parse(method.request, data), context)
+            code = "OK"
+            return answer.SerializeToString()
+        except Exception as error:  # noqa: BLE001 - the edge: whatever a service raises is answered
+            status, message = _to_status(error, method)
+            code = status.name
+            await call.abort(status, message)
+        finally:
+            observe_call(method.name, code, time.monotonic() - start_s)
+
+    return behaviour
+
+
+def _parse(kind: type[Message], data: bytes) -> Message:
+    if len(data) > MAX_REQUEST_BYTES:
+        raise InvalidRequest(
+            f"the request has {len(data)} bytes, at most {MAX_REQUEST_BYTES} are accepted"
+        )
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise InvalidRequest(f"the request is not a readable {kind.DESCRIPTOR.name}") from error
+
+
+def _to_status(error: Exception, method: UnaryMethod) -> tuple[grpc.StatusCode, str]:
+    answer = to_answer(error)
+    if answer is None:
+        error_id = new_error_id()
+        answer = to_internal(error_id)
+        _log.error("%s failed, error id %s", method.path, error_id, exc_info=error)
+    return answer.status, answer.message
+
+
+def _trace_parent(call: "grpc.aio.ServicerContext[bytes, bytes]") -> str | None:
+    for name, value in call.invocation_metadata() or ():
+        if name == "traceparent":
+            return value if isinstance(value, str) else None
+    return None
+
+
+class _PeerGuard(grpc.aio.ServerInterceptor):
+    """Refuses every call of a peer whose certificate is for none of the accepted names."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(name.encode() for name in names)
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        # Health's Watch writes to its context, so that it is awaited as a unary method is.
+        if handler.unary_stream is not None:
+            build, behaviour = grpc.unary_stream_rpc_method_handler, handler.unary_stream
+        else:
+            build, behaviour = grpc.unary_unary_rpc_method_handler, handler.unary_unary
+        return build(
+            self._guarded(behaviour), handler.request_deserializer, handler.response_serializer
+        )
+
+    def _guarded(self, behaviour: Any) -> Any:
+        async def guarded(request: Any, call: Any) -> Any:
+            if not is_peer_accepted(call.auth_context(), self._names):
+                await call.abort(grpc.StatusCode.PERMISSION_DENIED, REFUSED_PEER)
+            return await behaviour(request, call)
+
+        return guarded

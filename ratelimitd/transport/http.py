@@ -1,0 +1,170 @@
+"""The HTTP port: Envoy's service as JSON, health, metrics, and the policy in force to read.
+
+Rules:
+- /json answers as the reference server: 200 for OK, 429 for OVER_LIMIT, 400 for whatever could
+  not be decided, 500 for what should not happen. The body of a 400 says why in its second line.
+- Every body is bounded in bytes and in time; no page depends on the store's answer in time.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from google.protobuf.json_format import MessageToJson, Parse, ParseError
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
+from ratelimitd._proto.pool import POOL
+from ratelimitd.errors import InvalidRequest
+from ratelimitd.services.context import CallContext
+from ratelimitd.services.health import HealthState
+from ratelimitd.transport.errors import new_error_id, to_answer, to_internal
+
+_log = logging.getLogger(__name__)
+
+# As much as a gRPC request may have, with room for the names that JSON repeats.
+MAX_BODY_BYTES = 256 * 1024
+# A body that has not come by then is not coming.
+BODY_TIMEOUT_S = 5.0
+MAX_NESTING = 32
+
+ShouldRateLimit = Callable[
+    [rls_pb2.RateLimitRequest, CallContext], Awaitable[rls_pb2.RateLimitResponse]
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpPages:
+    """What the HTTP port shows.
+
+    `metrics` takes the Accept header, returns a body and its type, and runs in a thread.
+    """
+
+    should_rate_limit: ShouldRateLimit
+    health: HealthState
+    metrics: Callable[[str], tuple[bytes, str]]
+    policy: Callable[[], str]
+    rlconfig: Callable[[], str]
+
+
+def http_app(pages: HttpPages) -> Starlette:
+    """Return the pages as an ASGI application."""
+
+    async def healthcheck(_: Request) -> Response:
+        problems = pages.health.problems()
+        return PlainTextResponse("\n".join(problems) or "OK", 500 if problems else 200)
+
+    async def healthz(_: Request) -> Response:
+        problems = pages.health.problems()
+        details = (f"{name}: {told}" for name, told in pages.health.details().items())
+        lines = (*(problems or ("OK",)), *details)
+        return PlainTextResponse("\n".join(lines) + "\n", 500 if problems else 200)
+
+    async def policy(_: Request) -> Response:
+        body = await run_in_threadpool(pages.policy)
+        return Response(body, media_type="application/json")
+
+    async def rlconfig(_: Request) -> Response:
+        return PlainTextResponse(await run_in_threadpool(pages.rlconfig))
+
+    return Starlette(
+        routes=[
+            Route("/json", _JsonPage(pages.should_rate_limit)),
+            Route("/healthz", healthz),
+            Route("/healthcheck", healthcheck),
+            _metrics_route("/metrics", pages.metrics),
+            Route("/policy", policy),
+            Route("/rlconfig", rlconfig),
+        ]
+    )
+
+
+def metrics_app(path: str, metrics: Callable[[str], tuple[bytes, str]]) -> Starlette:
+    """Return an application with the metrics alone, at `path`."""
+    return Starlette(routes=[_metrics_route(path, metrics)])
+
+
+def _metrics_route(path: str, metrics: Callable[[str], tuple[bytes, str]]) -> Route:
+    async def page(request: Request) -> Response:
+        # Thousands of rules take longer to write than a request may wait.
+        body, content_type = await run_in_threadpool(metrics, request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
+
+    return Route(path, page)
+
+
+class _JsonPage:
+    """POST /json, and with any other method too, as the reference server has it."""
+
+    def __init__(self, should_rate_limit: ShouldRateLimit) -> None:
+        self._should_rate_limit = should_rate_limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._answer(Request(scope, receive))
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        try:
+            message = _parse(await _read_body(request))
+            context = CallContext(trace_parent=request.headers.get("traceparent"))
+            answer = await self._should_rate_limit(message, context)
+        except Exception as error:  # noqa: BLE001 - the edge: whatever a service raises is answered
+            return _to_error_response(error)
+        return Response(
+            MessageToJson(answer, indent=None, descriptor_pool=POOL),
+            _HTTP_CODES.get(answer.overall_code, 500),
+            media_type="application/json",
+        )
+
+
+_HTTP_CODES = {
+    rls_pb2.RateLimitResponse.OK: 200,
+    rls_pb2.RateLimitResponse.OVER_LIMIT: 429,
+}
+
+
+async def _read_body(request: Request) -> bytes:
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise InvalidRequest(f"the body has more than {MAX_BODY_BYTES} bytes")
+    except TimeoutError as error:
+        raise InvalidRequest(f"the body did not come within {BODY_TIMEOUT_S:g} s") from error
+    return bytes(body)
+
+
+def _parse(body: bytes) -> rls_pb2.RateLimitRequest:
+    try:
+        return Parse(
+            body,
+            rls_pb2.RateLimitRequest(),
+            descriptor_pool=POOL,
+            max_recursion_depth=MAX_NESTING,
+        )
+    except (ParseError, ValueError, RecursionError) as error:
+        raise InvalidRequest(
+            f"the body is no RateLimitRequest in JSON: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:300]
+
+
+def _to_error_response(error: Exception) -> Response:
+    answer = to_answer(error)
+    if answer is None:
+        error_id = new_error_id()
+        answer = to_internal(error_id)
+        _log.error("/json failed, error id %s", error_id, exc_info=error)
+    title = "Bad Request" if answer.http == 400 else "Internal Server Error"  # noqa: PLR2004 - the table has these two
+    return PlainTextResponse(f"{title}\n{answer.message}\n", answer.http)

@@ -1,0 +1,112 @@
+"""Listening sockets of our own: bound before anything serves, so that a taken port is one line.
+
+Rules:
+- No SO_REUSEPORT: a second daemon on a port fails at its start.
+- The file of a unix socket that nobody listens on any more is replaced; a live one is not.
+"""
+
+import contextlib
+import os
+import socket
+import stat
+from pathlib import Path
+
+from ratelimitd.errors import ConfigError
+from ratelimitd.transport.listen import ListenAddress, TcpAddress, UnixAddress
+
+BACKLOG = 2048
+# Whether somebody listens is answered at once on a unix socket, or not at all.
+PROBE_TIMEOUT_S = 1.0
+
+
+def bind(address: ListenAddress, flag: str) -> socket.socket:
+    """Return a socket that is bound to `address` and not yet listening.
+
+    Raises ConfigError that names `flag` and says what is in the way.
+    """
+    match address:
+        case TcpAddress():
+            return _bind_tcp(address, flag)
+        case UnixAddress():
+            return _bind_unix(address, flag)
+
+
+def check_free(address: ListenAddress, flag: str) -> None:
+    """Raise ConfigError if `address` cannot be bound; leaves nothing behind.
+
+    For a server that binds itself and reports badly: what takes the address between this look
+    and its bind is still an error there.
+    """
+    bind(address, flag).close()
+    remove(address)
+
+
+def bound_address(address: ListenAddress, sock: socket.socket) -> ListenAddress:
+    """Return `address` with the port that the system chose."""
+    if isinstance(address, UnixAddress):
+        return address
+    return TcpAddress(address.host, sock.getsockname()[1])
+
+
+def remove(address: ListenAddress) -> None:
+    """Remove the file of a unix socket, if there is one."""
+    if isinstance(address, UnixAddress):
+        with contextlib.suppress(OSError):
+            Path(address.path).unlink()
+
+
+def _bind_tcp(address: TcpAddress, flag: str) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a host name"
+        raise ConfigError(f"{flag}: cannot look up the host {address.host!r}: {reason}") from error
+    family, kind, protocol, _, place = found[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(place)
+        # A port that is bound and listened on by somebody is only found out by listening.
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise ConfigError(f"{flag}: cannot listen on {address}: {_reason(error)}") from error
+    return sock
+
+
+def _bind_unix(address: UnixAddress, flag: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(Path(address.path))
+        sock.bind(address.path)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise ConfigError(f"{flag}: cannot listen on {address}: {_reason(error)}") from error
+    return sock
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(17, "a file that is not a socket is there")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(PROBE_TIMEOUT_S)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise OSError(98, os.strerror(98))
+
+
+def _reason(error: OSError) -> str:
+    text = error.strerror or str(error)
+    return text[:1].lower() + text[1:]
