@@ -1,0 +1,160 @@
+"""What went wrong at the store, as errors of our taxonomy; redis exceptions end here.
+
+Rules:
+- An error reply that Redis gives *instead of* running a script means "nothing spent"; any other
+  one means "perhaps spent".
+- No text holds a credential or an argument: servers quote arguments in some replies, so only
+  known replies are told in words and of others only the code.
+"""
+
+import re
+import ssl
+
+from redis import exceptions as redis_errors
+
+from ratelimitd.errors import StoreError, StoreReplyLost, StoreUnavailable
+from ratelimitd.store.address import Endpoint
+
+
+class Redirected(StoreUnavailable):
+    """A Cluster node does not serve this slot; `endpoint` does, once only if `is_ask`."""
+
+    def __init__(self, message: str, endpoint: Endpoint, *, is_ask: bool) -> None:
+        """Keep where the node pointed us."""
+        super().__init__(message)
+        self.endpoint = endpoint
+        self.is_ask = is_ask
+
+
+class ScriptMissing(StoreUnavailable):
+    """The node does not know the script's SHA: load it and send again."""
+
+
+class StillLoading(StoreUnavailable):
+    """The node reads its data from disk: it will answer soon."""
+
+
+# Codes that Redis answers without having run the command, and what an operator reads.
+_NOT_RUN = {
+    "AUTH": "it refused our user or password; check the store's user and password",
+    "WRONGPASS": "it refused our user or password; check the store's user and password",
+    "NOAUTH": "it wants a password; give the store URL one, or a password file",
+    "NOPERM": "our user may not do this; docs/store-permissions.md has the ACL it needs",
+    "READONLY": "it is a read-only replica; point the store URL at the primary",
+    "OOM": "it is out of memory and evicts nothing; raise maxmemory or set volatile-ttl",
+    "MISCONF": "it refuses writes because its last snapshot failed; check its disk and log",
+    "NOREPLICAS": "it refuses writes because too few replicas are connected",
+    "BUSY": "it runs a script that takes too long",
+    "CLUSTERDOWN": "its Cluster is down or this slot has no node",
+    "MASTERDOWN": "it is a replica that lost its primary",
+    "TRYAGAIN": "its Cluster is moving this slot; try again",
+    "CROSSSLOT": "it is a Cluster: use redis+cluster:// (or rediss+cluster://)",
+    "MAXCLIENTS": "it has too many clients; raise its maxclients",
+    "NOCLUSTER": "it is no Cluster; use redis:// (or rediss://)",
+    "DBINDEX": "it has no such database; check the number in the store URL",
+}
+_CODE = re.compile(r"[A-Z][A-Z_]{1,20}")
+_ERROR_CODE = {
+    redis_errors.OutOfMemoryError: "OOM",
+    redis_errors.ReadOnlyError: "READONLY",
+    redis_errors.NoPermissionError: "NOPERM",
+    redis_errors.ClusterCrossSlotError: "CROSSSLOT",
+    redis_errors.MasterDownError: "MASTERDOWN",
+    redis_errors.ClusterDownError: "CLUSTERDOWN",
+    redis_errors.TryAgainError: "TRYAGAIN",
+    redis_errors.AuthenticationError: "AUTH",
+    redis_errors.AuthenticationWrongNumberOfArgsError: "AUTH",
+}
+
+
+def from_reply_error(error: redis_errors.RedisError, endpoint: Endpoint) -> StoreError:
+    """Return what an error *reply* to one command means; the connection stays good."""
+    where = f"store {endpoint}"
+    match error:
+        case redis_errors.NoScriptError():
+            return ScriptMissing(f"{where}: it does not know the script")
+        case redis_errors.BusyLoadingError():
+            return StillLoading(f"{where}: it is loading its data")
+        case redis_errors.MovedError() | redis_errors.AskError():
+            is_ask = not isinstance(error, redis_errors.MovedError)
+            # An empty host means "the node that you asked".
+            target = Endpoint(host=error.host or endpoint.host, port=error.port)
+            text = f"{where}: it is a Cluster: use redis+cluster:// (or rediss+cluster://)"
+            return Redirected(text, target, is_ask=is_ask)
+        case _:
+            code = _code_of(error)
+            if code in _NOT_RUN:
+                return StoreUnavailable(f"{where}: {_NOT_RUN[code]}")
+            return StoreReplyLost(f"{where}: the command failed there with {code or 'an error'}")
+
+
+def from_broken_connection(error: BaseException, endpoint: Endpoint) -> StoreError:
+    """Return what it means that a connection broke after a command was written to it."""
+    if isinstance(error, redis_errors.RedisError) and _code_of(error) == "MAXCLIENTS":
+        return StoreUnavailable(f"store {endpoint}: {_NOT_RUN['MAXCLIENTS']}")
+    return StoreReplyLost(f"store {endpoint}: the connection broke before the answer came")
+
+
+def from_dial_error(error: BaseException, endpoint: Endpoint) -> StoreUnavailable:
+    """Return why a connection could not be made: nothing was sent."""
+    for cause in _causes(error):
+        found = _dial_cause(cause, endpoint)
+        if found is not None:
+            return found
+    return StoreUnavailable(f"store {endpoint}: the connection was closed while it was made")
+
+
+def _dial_cause(cause: BaseException, endpoint: Endpoint) -> StoreUnavailable | None:
+    """Return what one exception of the chain says by itself, or None if it says nothing."""
+    problem: str | None = None
+    match cause:
+        case ssl.SSLCertVerificationError():
+            problem = f"its certificate: {cause.verify_message}"
+        case ssl.SSLError():
+            problem = f"TLS: {(cause.reason or 'failed').replace('_', ' ').lower()}"
+        case redis_errors.BusyLoadingError():
+            return StillLoading(f"store {endpoint}: it is loading its data")
+        case redis_errors.ResponseError() | redis_errors.AuthenticationError():
+            reply = from_reply_error(cause, endpoint)
+            return reply if isinstance(reply, StoreUnavailable) else _handshake(reply)
+        case redis_errors.ConnectionError() if _code_of(cause) == "MAXCLIENTS":
+            problem = _NOT_RUN["MAXCLIENTS"]
+        case OSError() if cause.errno is not None:
+            problem = f"cannot connect: {cause.strerror}"
+        case _:
+            pass
+    return StoreUnavailable(f"store {endpoint}: {problem}") if problem else None
+
+
+def _handshake(reply: StoreError) -> StoreUnavailable:
+    return StoreUnavailable(f"{reply} during the handshake")
+
+
+def _code_of(error: redis_errors.RedisError) -> str:
+    """Return the error code; redis-py has cut it off where it has a class for it."""
+    for kind, code in _ERROR_CODE.items():
+        if isinstance(error, kind):
+            return code
+    text = str(error)
+    if "max number of clients" in text:
+        return "MAXCLIENTS"
+    if "cluster support disabled" in text:
+        return "NOCLUSTER"
+    if "DB index is out of range" in text:
+        return "DBINDEX"
+    # A script that was not allowed to write says so inside its own error.
+    for code in ("OOM", "READONLY", "MISCONF", "NOREPLICAS", "NOPERM"):
+        if f"-{code} " in text:
+            return code
+    matched = _CODE.match(text)
+    return matched.group() if matched else ""
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return `error` and what it was raised from, innermost first: redis-py wraps the reason."""
+    chain: list[BaseException] = []
+    seen: BaseException | None = error
+    while seen is not None and len(chain) < 8:  # noqa: PLR2004 - bounded, whatever the chain
+        chain.append(seen)
+        seen = seen.__cause__ or seen.__context__
+    return chain[::-1]

@@ -1,0 +1,152 @@
+"""Open a store: address, server, client, breaker, batcher and hash secret, put together.
+
+A store that is away does not keep a daemon from starting: it is asked again until it answers. What
+an operator wrote wrongly does: ConfigError.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ratelimitd.decisions.plan import Plan, Reply
+from ratelimitd.errors import ConfigError, StoreError
+from ratelimitd.store.address import StoreAddress, StoreKind
+from ratelimitd.store.batcher import Batcher
+from ratelimitd.store.breaker import OnChange
+from ratelimitd.store.cluster import ClusterStore
+from ratelimitd.store.connection import STORE_TIMEOUT_S, NodeClient
+from ratelimitd.store.embedded import DEFAULT_MAX_MEMORY_BYTES, EmbeddedServer, start_embedded
+from ratelimitd.store.hash_secret import HASH_SECRET_KEY, REFRESH_INTERVAL_S, HashSecret
+from ratelimitd.store.info import StoreSample, add, sample
+from ratelimitd.store.scripts import load_scripts
+from ratelimitd.store.single import SingleStore
+from ratelimitd.store.topology import ClusterClient
+
+# Until the store's hash secret is known sensitive counters stand on keys of our own.
+FIRST_SECRET_INTERVAL_S = 0.2
+
+
+def _ignore(*_: object) -> None:
+    """Listen to nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreOptions:
+    """What an operator may set, and who listens.
+
+    `on_breaker` is told (is_open, reason), `on_batch` the checks of a batch, `on_unreadable` how
+    many counters held garbage, `on_hash_secret` that the store's secret was adopted, `on_event`
+    one line for the log.
+    """
+
+    timeout_s: float = STORE_TIMEOUT_S
+    max_memory_bytes: int = DEFAULT_MAX_MEMORY_BYTES
+    hash_secret: bytes | None = field(default=None, repr=False)
+    on_breaker: OnChange = _ignore
+    on_batch: Callable[[int], None] = _ignore
+    on_unreadable: Callable[[int], None] = _ignore
+    on_hash_secret: Callable[[bytes], None] = _ignore
+    on_event: Callable[[str], None] = _ignore
+
+
+class OpenStore:
+    """A store in use; `store` takes lists of plans, `batcher` single ones from many callers."""
+
+    def __init__(
+        self,
+        address: StoreAddress,
+        options: StoreOptions,
+        embedded: EmbeddedServer | None,
+    ) -> None:
+        """Compose what `address` needs; nothing is asked yet."""
+        now = asyncio.get_running_loop().time
+        scripts = load_scripts()
+        self.address = address
+        self.hash_secret = HashSecret(options.hash_secret, on_change=options.on_hash_secret)
+        self.store: SingleStore | ClusterStore
+        self.client: NodeClient | ClusterClient
+        if address.kind is StoreKind.CLUSTER:
+            self.client = ClusterClient(
+                address, store_timeout_s=options.timeout_s, now=now, on_breaker=options.on_breaker
+            )
+            self.store = ClusterStore(self.client, scripts, on_unreadable=options.on_unreadable)
+        else:
+            (endpoint,) = address.endpoints
+            self.client = NodeClient(
+                address,
+                endpoint,
+                store_timeout_s=options.timeout_s,
+                now=now,
+                on_breaker=options.on_breaker,
+            )
+            self.store = SingleStore(self.client, scripts, on_unreadable=options.on_unreadable)
+        self.batcher = Batcher(self._send, on_batch=options.on_batch)
+        self._embedded = embedded
+        self._timeout_s = options.timeout_s
+        self._maintaining = asyncio.create_task(self._maintain())
+
+    @property
+    def is_breaker_open(self) -> bool:
+        """Whether a server of the store is being refused at once."""
+        return any(client.breaker.is_open for client in self._clients())
+
+    async def is_answering(self) -> bool:
+        """Whether the store answers now; for readiness and the first log line."""
+        try:
+            await self.client.run_on(
+                HASH_SECRET_KEY, "GET", HASH_SECRET_KEY, timeout_s=self._timeout_s
+            )
+        except StoreError:
+            return False
+        return True
+
+    async def sample(self) -> StoreSample:
+        """Return memory, evictions and keys, summed over nodes; None where it may not be known."""
+        samples = [await sample(client, timeout_s=self._timeout_s) for client in self._clients()]
+        return add(samples)
+
+    async def close(self) -> None:
+        """End everything; the embedded server saves its data."""
+        self._maintaining.cancel()
+        await asyncio.wait({self._maintaining})
+        await self.batcher.close()
+        if isinstance(self.store, ClusterStore):
+            await self.store.close()
+        await self.client.close()
+        if self._embedded is not None:
+            await self._embedded.stop()
+
+    async def _send(self, plans: Sequence[Plan]) -> Sequence[Reply | StoreError]:
+        return await self.store.check_each(plans, timeout_s=self._timeout_s)
+
+    def _clients(self) -> Sequence[NodeClient]:
+        return [self.client] if isinstance(self.client, NodeClient) else self.client.nodes
+
+    async def _maintain(self) -> None:
+        """Learn the store's hash secret soon, then keep it alive."""
+        while True:
+            is_known = await self.hash_secret.refresh(self.client, timeout_s=self._timeout_s)
+            await asyncio.sleep(REFRESH_INTERVAL_S if is_known else FIRST_SECRET_INTERVAL_S)
+
+
+async def open_store(
+    address: StoreAddress, *, data_dir: Path, options: StoreOptions | None = None
+) -> OpenStore:
+    """Open `address`; `data_dir` is where an embedded server lives."""
+    options = options or StoreOptions()
+    embedded: EmbeddedServer | None = None
+    if address.kind is StoreKind.EMBEDDED:
+        embedded = await start_embedded(
+            data_dir, max_memory_bytes=options.max_memory_bytes, on_event=options.on_event
+        )
+        address = embedded.address
+    try:
+        opened = OpenStore(address, options, embedded)
+    except ConfigError:
+        if embedded is not None:
+            await embedded.stop()
+        raise
+    # One look, so that a running store's hash secret is known before the first request.
+    await opened.hash_secret.refresh(opened.client, timeout_s=options.timeout_s)
+    return opened

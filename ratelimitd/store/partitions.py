@@ -1,0 +1,135 @@
+"""Plans for a Cluster: split by partition, and one reply again from what the partitions said.
+
+Rules:
+- Plans keep their order within each partition; each partition is one script call.
+- A partition sees a part of a request only, so it must not refuse because all *its* quota limits
+  are over: a split part is sent with one more passing quota limit.
+- Overall refusal is decided over all parts. What a part charged for a limit that counts admitted
+  requests only is given back then; until that arrives, others see it as spent.
+- Of a request with a part unanswered nothing is given back: StoreReplyLost, perhaps spent.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from ratelimitd.decisions.keys import partition_of
+from ratelimitd.decisions.plan import CheckResult, Plan, Reply
+from ratelimitd.decisions.refusal import is_refused
+from ratelimitd.errors import StoreError, StoreReplyLost, StoreUnavailable
+from ratelimitd.store.wire import Charge
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Which checks of which plan a part holds."""
+
+    plan: int
+    checks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one partition is asked: whole plans, and parts of plans, in order."""
+
+    tag: bytes
+    plans: list[Plan] = field(default_factory=list)
+    origins: list[_Origin] = field(default_factory=list)
+
+
+PartAnswer = Sequence[Reply] | StoreError
+
+
+def split(plans: Sequence[Plan]) -> list[Part]:
+    """Return one part for each partition that `plans` touch."""
+    parts: dict[bytes, Part] = {}
+    for number, plan in enumerate(plans):
+        by_tag: dict[bytes, list[int]] = {}
+        for index, check in enumerate(plan.checks):
+            by_tag.setdefault(partition_of(check.key), []).append(index)
+        for tag, indexes in by_tag.items():
+            part = parts.setdefault(tag, Part(tag))
+            part.plans.append(plan if len(by_tag) == 1 else _part_of(plan, indexes))
+            part.origins.append(_Origin(number, tuple(indexes)))
+    return list(parts.values())
+
+
+def merge(
+    plans: Sequence[Plan], parts: Sequence[Part], answers: Sequence[PartAnswer]
+) -> tuple[list[Reply | StoreError], Mapping[bytes, list[Charge]]]:
+    """Return a reply, or an error, for each plan, and the charges to give back by partition."""
+    pieces: list[list[tuple[Part, _Origin, Reply | StoreError]]] = [[] for _ in plans]
+    for part, answer in zip(parts, answers, strict=True):
+        for position, origin in enumerate(part.origins):
+            piece = answer if isinstance(answer, StoreError) else answer[position]
+            pieces[origin.plan].append((part, origin, piece))
+    give_back: dict[bytes, list[Charge]] = {}
+    merged: list[Reply | StoreError] = []
+    for plan, own in zip(plans, pieces, strict=True):
+        assert own, "a plan has at least one check"
+        replies = [
+            (part.tag, origin, piece)
+            for part, origin, piece in own
+            if not isinstance(piece, StoreError)
+        ]
+        if len(replies) < len(own):
+            errors = [piece for _, _, piece in own if isinstance(piece, StoreError)]
+            merged.append(_error_of(errors, is_part_answered=bool(replies)))
+        elif len(replies) == 1:
+            merged.append(replies[0][2])
+        else:
+            merged.append(_join(plan, replies, give_back))
+    return merged, give_back
+
+
+def _part_of(plan: Plan, indexes: Sequence[int]) -> Plan:
+    checks = tuple(plan.checks[index] for index in indexes)
+    return replace(plan, checks=checks, passing_quota=plan.passing_quota + 1)
+
+
+def _error_of(errors: Sequence[StoreError], *, is_part_answered: bool) -> StoreError:
+    for error in errors:
+        if not isinstance(error, StoreUnavailable):
+            return error
+    if is_part_answered:
+        return StoreReplyLost(f"{errors[0]}; other limits of the request are charged already")
+    return errors[0]
+
+
+def _join(
+    plan: Plan,
+    replies: Sequence[tuple[bytes, _Origin, Reply]],
+    give_back: dict[bytes, list[Charge]],
+) -> Reply:
+    """Decide the whole request from its parts; adds to `give_back` what it must not have cost."""
+    results: dict[int, CheckResult] = {}
+    for _, origin, reply in replies:
+        results.update(zip(origin.checks, reply.results, strict=True))
+    ordered = [results[index] for index in range(len(plan.checks))]
+    over = [
+        (check.limit, result.is_over) for check, result in zip(plan.checks, ordered, strict=True)
+    ]
+    refused = plan.is_denied or is_refused(over, plan.passing_quota)
+    if refused:
+        returned: dict[bytes, int] = {}
+        for tag, charge in _wrongly_charged(plan, replies):
+            give_back.setdefault(tag, []).append(charge)
+            returned[charge.check.key] = returned.get(charge.check.key, 0) + charge.check.cost
+        ordered = [
+            replace(result, used_final=max(0, result.used_final - returned.get(check.key, 0)))
+            for check, result in zip(plan.checks, ordered, strict=True)
+        ]
+    now_us = max(reply.now_us for _, _, reply in replies)
+    return Reply(now_us, refused, tuple(ordered))
+
+
+def _wrongly_charged(
+    plan: Plan, replies: Sequence[tuple[bytes, _Origin, Reply]]
+) -> Iterator[tuple[bytes, Charge]]:
+    """Yield what parts that would have admitted charged to limits that count admitted only."""
+    for tag, origin, reply in replies:
+        if reply.is_refused:
+            continue
+        for index in origin.checks:
+            check = plan.checks[index]
+            if check.cost and not check.limit.counts_denied:
+                yield tag, Charge(check, reply.now_us)

@@ -1,0 +1,98 @@
+import asyncio
+
+import pytest
+
+from ratelimitd.errors import StoreUnavailable
+from ratelimitd.store.scripts import Scripts
+from ratelimitd.store.single import MAX_KEYS, SingleStore
+from tests.store.conftest import MakeClient
+from tests.store.plans import make_key, one
+from tests.support.servers import Server
+
+
+async def test_check_charges_until_the_limit(
+    store_server: Server, make_client: MakeClient, scripts: Scripts
+) -> None:
+    # given
+    store = SingleStore(make_client(store_server.url), scripts)
+    # when
+    replies = [(await store.check([one("a", limit=2)], timeout_s=5))[0] for _ in range(3)]
+    # then
+    assert [reply.is_refused for reply in replies] == [False, False, True]
+
+
+async def test_check_of_a_list_is_one_script_call(
+    store_server: Server, make_client: MakeClient, scripts: Scripts
+) -> None:
+    # given
+    store = SingleStore(make_client(store_server.url), scripts)
+    await store.check([one("a")], timeout_s=5)
+    store_server.execute("CONFIG", "RESETSTAT")
+    # when
+    await store.check([one(f"k{number}") for number in range(300)], timeout_s=5)
+    # then
+    stats = store_server.client().info("commandstats")
+    assert stats["cmdstat_evalsha"]["calls"] == 1
+
+
+async def test_peek_charges_nothing(
+    store_server: Server, make_client: MakeClient, scripts: Scripts
+) -> None:
+    # given
+    store = SingleStore(make_client(store_server.url), scripts)
+    # when
+    await store.peek([one("a")], timeout_s=5)
+    # then
+    assert store_server.execute("DBSIZE") == 0
+
+
+async def test_check_reloads_a_flushed_script(
+    store_server: Server, make_client: MakeClient, scripts: Scripts
+) -> None:
+    # given
+    store = SingleStore(make_client(store_server.url), scripts)
+    await store.check([one("a")], timeout_s=5)
+    store_server.execute("SCRIPT", "FLUSH")
+    # when
+    (reply,) = await store.check([one("a")], timeout_s=5)
+    # then
+    assert reply.results[0].used_after == 2
+
+
+async def test_check_from_many_tasks_charges_each_once(
+    store_server: Server, make_client: MakeClient, scripts: Scripts
+) -> None:
+    # given
+    store = SingleStore(make_client(store_server.url), scripts)
+    # when
+    replies = await asyncio.gather(
+        *(store.check([one("a", limit=30)], timeout_s=5) for _ in range(50))
+    )
+    # then
+    assert sum(not reply[0].is_refused for reply in replies) == 30
+
+
+async def test_check_counts_garbage_as_absent_and_says_so(
+    store_server: Server, make_client: MakeClient, scripts: Scripts
+) -> None:
+    # given
+    told: list[int] = []
+    store = SingleStore(make_client(store_server.url), scripts, on_unreadable=told.append)
+    store_server.execute("SET", make_key("a"), "garbage")
+    # when
+    (reply,) = await store.check([one("a")], timeout_s=5)
+    # then
+    assert reply.results[0].used_after == 1
+    assert told == [1]
+
+
+async def test_check_refuses_a_list_that_no_script_call_could_take(
+    redis7: Server, make_client: MakeClient, scripts: Scripts
+) -> None:
+    # given
+    store = SingleStore(make_client(redis7.url), scripts)
+    # when
+    with pytest.raises(StoreUnavailable, match="more than 1024"):
+        await store.check([one(f"k{number}") for number in range(MAX_KEYS + 1)], timeout_s=5)
+    # then
+    assert await store.check([], timeout_s=5) == []
