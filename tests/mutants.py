@@ -19,6 +19,8 @@ COPIED = ("ratelimitd", "quotas", "lua", "tests", "proto", "pyproject.toml")
 CHECK_TESTS = ("tests/property/test_check.py", "-k", "valkey9")
 WINDOW = "lua/lib/fixed_window.lua"
 BATCH = "lua/lib/batch.lua"
+DECISION_TESTS = ("tests/unit/decisions",)
+DENY_CACHE = "ratelimitd/decisions/deny_cache.py"
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,69 @@ MUTANTS = (
         "lua/check.lua",
         "if counter.is_dirty then",
         "if true then",
+    ),
+    Mutant(
+        "seconds are rounded down",
+        "ratelimitd/decisions/fold.py",
+        "-(-result.reset_us // US_PER_S)",
+        "result.reset_us // US_PER_S",
+        DECISION_TESTS,
+    ),
+    Mutant(
+        "the deny cache refuses smaller costs",
+        DENY_CACHE,
+        "and check.cost >= entry.cost",
+        "and check.cost > 0",
+        DECISION_TESTS,
+    ),
+    Mutant(
+        "the deny cache ignores the amount",
+        DENY_CACHE,
+        "        and limit.requests_per_unit == entry.amount\n",
+        "",
+        DECISION_TESTS,
+    ),
+    Mutant(
+        "the deny cache outlives its window",
+        DENY_CACHE,
+        "min(wait_us, MAX_AGE_US)",
+        "MAX_AGE_US",
+        DECISION_TESTS,
+    ),
+    Mutant(
+        "the deny cache remembers sums",
+        DENY_CACHE,
+        "or not _refuses_alone(check, result)",
+        "or not result.is_over",
+        DECISION_TESTS,
+    ),
+    Mutant(
+        "a shared pattern is a value",
+        "ratelimitd/decisions/planning.py",
+        "PartKind.PATTERN, part.counter_value",
+        "PartKind.VALUE, part.value",
+        DECISION_TESTS,
+    ),
+    Mutant(
+        "separators are not escaped",
+        "ratelimitd/decisions/keys.py",
+        "if _PLAIN.fullmatch(text):",
+        "if text:",
+        DECISION_TESTS,
+    ),
+    Mutant(
+        "rule metadata is shared between answers",
+        "ratelimitd/decisions/metadata.py",
+        "into[name] = _copy(value)",
+        "into[name] = value",
+        DECISION_TESTS,
+    ),
+    Mutant(
+        "an addend of zero spends",
+        "ratelimitd/decisions/planning.py",
+        "if sent is None else sent",
+        "if not sent else sent",
+        DECISION_TESTS,
     ),
 )
 

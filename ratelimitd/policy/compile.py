@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ratelimitd.errors import Finding, PolicyError
 from ratelimitd.policy.document import read_document
 from ratelimitd.policy.fields import read_choice, read_list, read_map, read_text
-from ratelimitd.policy.limits import read_defaults
+from ratelimitd.policy.limits import Defaults, charges_denied, read_defaults
 from ratelimitd.policy.model import DEFAULT_SECRET_KEYS, Domain, Node, NoMatch, Policy, Position
 from ratelimitd.policy.nodes import MapNode, Scalar
 from ratelimitd.policy.report import Report, quote
@@ -67,7 +67,7 @@ def compile_policy(
         raise PolicyError([finding for report in reports for finding in report.errors])
     policy = Policy(
         revision=_revision(files),
-        domains={draft.name: _finish(draft) for draft in state.domains.values()},
+        domains={draft.name: _finish(draft, state.options) for draft in state.domains.values()},
     )
     warnings = tuple(finding for report in reports for finding in report.warnings)
     return Compiled(policy, warnings)
@@ -82,6 +82,7 @@ class _Draft:
     level: Level = field(default_factory=Level)
     on_no_match: NoMatch | None = None
     secret_keys: frozenset[str] | None = None
+    defaults: Defaults | None = None
 
 
 @dataclass(slots=True)
@@ -113,12 +114,14 @@ def _read_file(root: MapNode, report: Report, state: _State) -> None:
         draft = _Draft(name, Position(report.file, at.line, at.column))
         state.domains.setdefault(name, draft)
     _read_settings(root, draft, report)
+    defaults = read_defaults(read_map(root, "defaults", "", report), "defaults", report)
+    draft.defaults = draft.defaults or defaults
     file = FileContext(
         report=report,
         budget=state.budget,
         domain=name,
         secret_keys=_secret_keys(draft),
-        defaults=read_defaults(read_map(root, "defaults", "", report), "defaults", report),
+        defaults=defaults,
         counts_denied=state.options.counts_denied,
     )
     read_descriptors(root, draft.level, file)
@@ -161,7 +164,8 @@ def _read_secret_keys(root: MapNode, report: Report) -> frozenset[str]:
     return frozenset(names)
 
 
-def _finish(draft: _Draft) -> Domain:
+def _finish(draft: _Draft, options: CompileOptions) -> Domain:
+    defaults = draft.defaults or Defaults()
     root = Node(
         name="",
         rule=draft.name,
@@ -174,6 +178,8 @@ def _finish(draft: _Draft) -> Domain:
         root=root,
         position=draft.position,
         on_no_match=draft.on_no_match or NoMatch.ALLOW,
+        on_store_failure=defaults.on_store_failure,
+        counts_denied=charges_denied(defaults) and options.counts_denied,
         secret_keys=_secret_keys(draft),
     )
 

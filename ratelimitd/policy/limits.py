@@ -92,7 +92,6 @@ def read_limit(
         report.warn(
             key, path, "`requests_per_unit` is missing, so it is 0 and every request is refused"
         )
-    counts_denied = not own.uses_own_keys if own.counts_denied is None else own.counts_denied
     if own.override is None:
         has_upstream_override = not own.uses_own_keys
     else:
@@ -110,13 +109,18 @@ def read_limit(
         replaces=_read_replaces(node, name, path, report),
         is_shadow=context.is_shadow,
         is_quota=context.is_quota,
-        counts_denied=counts_denied and context.counts_denied,
+        counts_denied=charges_denied(own) and context.counts_denied,
         is_sensitive=context.is_sensitive,
         on_store_failure=own.on_store_failure,
         has_upstream_override=has_upstream_override,
         has_detailed_metric=context.has_detailed_metric,
         metadata=context.metadata,
     )
+
+
+def charges_denied(own: Defaults) -> bool:
+    """Return whether denied hits count: as said, else where no key of ours is used."""
+    return not own.uses_own_keys if own.counts_denied is None else own.counts_denied
 
 
 def _read_own(node: MapNode, path: str, report: Report, defaults: Defaults) -> Defaults:

@@ -1,0 +1,176 @@
+"""The scripts as programs: includes, malformed arguments, keys written, bytes per key."""
+
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import pytest
+import redis
+
+from ratelimitd.decisions.refusal import is_refused
+from ratelimitd.errors import ConfigError
+from ratelimitd.policy.model import Unit
+from ratelimitd.store.scripts import load_script, load_scripts, lua_directory
+from ratelimitd.store.wire import Charge, to_arguments
+from tests.model.limits import ModelStore
+from tests.support.plans import check_of, limit_of, plan_of
+from tests.support.scripted import ScriptedStore
+from tests.support.servers import Server
+
+NOW_US = 1_790_000_000_000_000
+SCRIPTS = load_scripts()
+
+
+@pytest.fixture
+def client(store_server: Server) -> Iterator[redis.Redis]:
+    connected = store_server.client()
+    yield connected
+    connected.flushall()
+
+
+@pytest.fixture
+def store(client: redis.Redis) -> ScriptedStore:
+    return ScriptedStore(client)
+
+
+def test_include_is_expanded_once_before_the_script() -> None:
+    # when
+    text = load_script(lua_directory(), "give_back").text.decode()
+    # then
+    assert text.count("local clock = {}") == text.count("local fixed_window = {}") == 1
+    assert text.index("local fixed_window = {}") < text.index("local given_back = 0")
+
+
+def test_include_that_is_missing_names_the_chain(tmp_path: Path) -> None:
+    # given
+    (tmp_path / "a.lua").write_text('--- @include "lib/b"\n')
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "b.lua").write_text('--- @include "lib/c"\n')
+    # then
+    with pytest.raises(ConfigError, match=r"a -> lib/b -> lib/c.*No such file"):
+        load_script(tmp_path, "a")
+
+
+def test_include_cycle_names_the_chain(tmp_path: Path) -> None:
+    # given
+    (tmp_path / "a.lua").write_text('--- @include "b"\n')
+    (tmp_path / "b.lua").write_text('--- @include "a"\n')
+    # then
+    with pytest.raises(ConfigError, match="cycle: a -> b -> a"):
+        load_script(tmp_path, "a")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        [NOW_US, "x"],
+        [NOW_US, 1],
+        [NOW_US, 1, 1, 0, 0],
+        [NOW_US, 1, 1, 0, 0, 1, "x", 5, 1, 0],
+        [NOW_US, 1, 1, 0, 0, 9, 60_000_000, 5, 1, "flags"],
+    ],
+)
+def test_malformed_arguments_fail_and_write_nothing(
+    client: redis.Redis, store: ScriptedStore, arguments: list[object]
+) -> None:
+    with pytest.raises(redis.ResponseError):
+        client.evalsha(SCRIPTS.check.sha, 1, "rl:1:{00}k", *arguments)  # type: ignore[arg-type]
+    assert client.dbsize() == 0
+
+
+def test_batch_of_the_largest_size_is_decided(client: redis.Redis, store: ScriptedStore) -> None:
+    # given 512 requests of two checks: as many keys as a batch may have
+    limit = limit_of(1)
+    batch = [
+        plan_of(check_of(limit, f"{index}a"), check_of(limit, f"{index}b")) for index in range(512)
+    ]
+    # when
+    replies = store.check(batch, NOW_US)
+    # then
+    assert replies == ModelStore().check(batch, NOW_US)
+    assert client.dbsize() == 1024
+
+
+def test_every_key_lives_no_longer_than_its_window(client: redis.Redis) -> None:
+    # given the store's own clock, as in production
+    batch = [plan_of(check_of(limit_of(5, unit))) for unit in Unit if unit is not Unit.UNKNOWN]
+    keys, arguments = to_arguments(batch)
+    # when
+    client.script_load(SCRIPTS.check.text)
+    client.evalsha(SCRIPTS.check.sha, len(keys), *keys, *arguments)
+    # then
+    for plan in batch:
+        ttl_ms = client.pttl(plan.checks[0].key)
+        assert ttl_ms == -2 or 0 <= ttl_ms <= plan.checks[0].limit.window_us // 1000  # type: ignore[operator]
+
+
+def test_a_key_with_short_values_takes_at_most_120_bytes(
+    client: redis.Redis, store: ScriptedStore
+) -> None:
+    # given a few keys of the usual kind
+    limit = limit_of(100, Unit.HOUR)
+    batch = [plan_of(check_of(limit, f"user-{number}")) for number in range(50)]
+    # when
+    store.check(batch, NOW_US)
+    # then
+    sizes = [client.memory_usage(plan.checks[0].key) for plan in batch]
+    assert max(sizes) <= 120  # type: ignore[type-var,operator]
+
+
+def test_peek_writes_nothing_and_spends_nothing(client: redis.Redis, store: ScriptedStore) -> None:
+    # given
+    plan = plan_of(check_of(limit_of(1)))
+    # when
+    first, second = store.peek([plan, plan], NOW_US)
+    # then each is told as if it came alone
+    assert first == second
+    assert not first.is_refused
+    assert client.dbsize() == 0
+
+
+def test_refusal_is_one_rule_in_lua_and_python(client: redis.Redis) -> None:
+    # given every request of up to three checks
+    kinds = list(product((False, True), repeat=3))
+    for size in range(4):
+        for checks in product(kinds, repeat=size):
+            for passing_quota in (0, 1):
+                plan = plan_of(
+                    *(
+                        check_of(
+                            limit_of(0 if over else 5, is_shadow=shadow, is_quota=quota), str(index)
+                        )
+                        for index, (over, shadow, quota) in enumerate(checks)
+                    ),
+                    passing_quota=passing_quota,
+                )
+                overs = [(c.limit, c.limit.requests_per_unit == 0) for c in plan.checks]
+                expected = is_refused(overs, passing_quota)
+                # then the model, which every script is held to, says the same
+                assert ModelStore().check([plan], NOW_US)[0].is_refused == expected
+
+
+def test_give_back_returns_charges_into_their_own_window_only(
+    client: redis.Redis, store: ScriptedStore
+) -> None:
+    # given two charges
+    limit = limit_of(10)
+    check = check_of(limit, cost=3)
+    (reply,) = store.check([plan_of(check)], NOW_US)
+    store.check([plan_of(check)], NOW_US)
+    # when
+    given = store.give_back([Charge(check, reply.now_us)], NOW_US + 1)
+    # then
+    assert given == 1
+    (after,) = store.peek([plan_of(check_of(limit, cost=0))], NOW_US + 1)
+    assert after.results[0].used_before == 3
+    # when the window has passed
+    assert store.give_back([Charge(check, reply.now_us)], NOW_US + limit.window_us) == 0
+
+
+def test_give_back_of_an_absent_counter_does_nothing(
+    client: redis.Redis, store: ScriptedStore
+) -> None:
+    assert store.give_back([Charge(check_of(limit_of(10)), NOW_US)], NOW_US) == 0
+    assert client.dbsize() == 0
