@@ -40,12 +40,17 @@ class Batcher:
         max_batch_checks: int = MAX_BATCH_CHECKS,
         max_queued_checks: int = MAX_QUEUED_CHECKS,
         on_batch: Callable[[int], None] | None = None,
+        on_late: Callable[[int], None] | None = None,
     ) -> None:
-        """`on_batch` is told the checks of each batch that is sent."""
+        """`on_batch` is told the checks of each batch that is sent.
+
+        `on_late` is told how many of its answers came after their callers' deadlines.
+        """
         self._send = send
         self._max_batch_checks = max_batch_checks
         self._max_queued_checks = max_queued_checks
         self._on_batch = on_batch
+        self._on_late = on_late
         self._queue: deque[_Waiting] = deque()
         self._queued_checks = 0
         self._running: asyncio.Task[None] | None = None
@@ -124,6 +129,9 @@ class Batcher:
             for waiting in batch:
                 _fail(waiting, _copy(error))
             return
+        late = sum(waiting.answer.done() for waiting in batch)
+        if late and self._on_late is not None:
+            self._on_late(late)
         for waiting, answer in zip(batch, answers, strict=True):
             if isinstance(answer, StoreError):
                 _fail(waiting, _copy(answer))

@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from ratelimitd.decisions.plan import Check, Plan, Reply
 from ratelimitd.decisions.request import Descriptor, Request
 from ratelimitd.errors import StoreError, StoreReplyLost, StoreUnavailable
+from ratelimitd.store.batcher import Batcher
 from ratelimitd.telemetry.counters import Telemetry
 from ratelimitd.telemetry.measure import Send, measured
 from tests.unit.telemetry.samples import limit
@@ -94,3 +96,25 @@ async def test_batch_decided_in_part_counts_its_worst_error(
     await measured(answering(*answers), telemetry, lambda: next(times))([plan(1), plan(1)])
 
     assert telemetry.store.errors == {kind: 1}
+
+
+async def test_answer_after_its_deadline_is_counted_as_late() -> None:
+    # given a batch whose answer waits until its caller was told that none came
+    telemetry = Telemetry()
+    is_told = asyncio.Event()
+
+    async def send(plans: Sequence[Plan]) -> Sequence[Reply | StoreError]:
+        await is_told.wait()
+        return [REPLY] * len(plans)
+
+    batcher = Batcher(send, on_late=telemetry.late_answer)
+    with pytest.raises(StoreReplyLost):
+        await batcher.check(plan(1), timeout_s=0.001)
+
+    # when the answer comes
+    is_told.set()
+    await batcher.check(plan(1), timeout_s=10)
+
+    # then it is late, and the one in time is not
+    assert telemetry.store.late_answers == 1
+    await batcher.close()
