@@ -1,17 +1,10 @@
 """Flags, our variables and the reference server's become one Settings value.
 
-Rules:
-- A flag wins over RATELIMITD_..., and that over the reference server's variables.
-- The store's address and its credentials come from one place: REDIS_AUTH and REDIS_TLS_* are
-  for the store of REDIS_URL and never sent to another.
-- All problems are told at once, one line for each; a secret is never repeated.
+All problems are told at once, one line for each; a secret is never repeated.
 """
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.errors import ConfigError
@@ -22,35 +15,18 @@ from ratelimitd.settings.model import (
     PolicySettings,
     Settings,
     StoreSettings,
-    TlsSettings,
 )
 from ratelimitd.settings.options import OPTIONS, Option
-from ratelimitd.settings.upstream import Text, read_upstream
+from ratelimitd.settings.sources import Values, collect
+from ratelimitd.settings.upstream import Text
 from ratelimitd.settings.upstream_table import UPSTREAM_BY_NAME
 from ratelimitd.store.address import AddressOptions, parse_address
-from ratelimitd.transport.listen import is_private
-
-T = TypeVar("T")
+from ratelimitd.transport.listen import TlsFiles, is_private
 
 _STORE_IS_MISSING = (
     "--store is missing: name the Redis or Valkey that all daemons share (or set REDIS_URL); "
     "daemons with a store each would allow every limit once each; for a single daemon: "
     "--store embedded"
-)
-# What Kubernetes sets in every pod for a Service whose name starts with ratelimitd.
-_IS_LINK = re.compile(r"_(SERVICE_(HOST|PORT(_.+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_.+)?)?)$")
-_STORE_OPTIONS = (
-    options.STORE_PASSWORD_FILE,
-    options.STORE_CA,
-    options.STORE_CERT,
-    options.STORE_KEY,
-    options.STORE_ANY_HOSTNAME,
-)
-_TLS_OPTIONS = (
-    options.GRPC_TLS_CERT,
-    options.GRPC_TLS_KEY,
-    options.GRPC_CLIENT_CA,
-    options.GRPC_CLIENT_SAN,
 )
 
 
@@ -61,12 +37,8 @@ def load_settings(flags: Mapping[str, str], environ: Mapping[str, str]) -> Setti
     """
     unknown = flags.keys() - {option.name for option in OPTIONS}
     assert not unknown, f"flags without an option: {unknown}"
-    upstream = read_upstream(environ)
-    texts = dict(upstream.texts)
-    texts.update(_ours(flags, environ))
-    warnings = [*upstream.warnings, *_unknown_variables(environ)]
-    warnings += _keep_store_together(texts)
-    values = _Values(texts, list(upstream.problems))
+    given = collect(flags, environ)
+    values, warnings = Values(given.texts, given.problems), given.warnings
     settings = _build(values, warnings)
     for option in OPTIONS:
         values.get(option)
@@ -76,62 +48,16 @@ def load_settings(flags: Mapping[str, str], environ: Mapping[str, str]) -> Setti
     return settings
 
 
-def _ours(flags: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, Text]:
-    texts = {}
-    for option in OPTIONS:
-        if option.name in flags:
-            texts[option.name] = Text(option.flag, flags[option.name])
-        elif text := environ.get(option.variable, ""):
-            texts[option.name] = Text(option.variable, text)
-    return texts
+def load_policy_settings(flags: Mapping[str, str], environ: Mapping[str, str]) -> PolicySettings:
+    """Return only how policy files are read, for who serves nothing; ConfigError as above."""
+    values = Values(collect(flags, environ).texts, [])
+    policy = _policy(values)
+    if policy is None or values.problems:
+        raise ConfigError("\n".join(dict.fromkeys(values.problems)))
+    return policy
 
 
-def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    known = {option.variable for option in OPTIONS}
-    return [
-        f"{name} is set and has no effect: there is no such variable"
-        for name in sorted(environ)
-        if name.startswith("RATELIMITD_") and name not in known and not _IS_LINK.search(name)
-    ]
-
-
-def _keep_store_together(texts: dict[str, Text]) -> list[str]:
-    store = texts.get(options.STORE.name)
-    if store is None or store.source == "REDIS_URL":
-        return []
-    dropped = []
-    for option in _STORE_OPTIONS:
-        text = texts.get(option.name)
-        if text is not None and text.source in UPSTREAM_BY_NAME:
-            dropped.append(text.source)
-            del texts[option.name]
-    return [f"{name} has no effect: the store is named by {store.source}" for name in dropped]
-
-
-@dataclass(frozen=True, slots=True)
-class _Values:
-    """Texts by option name, parsed on demand; a bad one leaves a problem and its default."""
-
-    texts: Mapping[str, Text]
-    problems: list[str]
-
-    def get(self, option: Option[T]) -> T:
-        given = self.texts.get(option.name)
-        if given is None:
-            return option.default
-        try:
-            return option.parse(given.text)
-        except ValueError as error:
-            shown = "" if option.is_secret else f" {given.text!r}"
-            self.problems.append(f"{given.source}:{shown} is not accepted: {error}")
-            return option.default
-
-    def source(self, option: Option[object]) -> str:
-        given = self.texts.get(option.name)
-        return given.source if given else option.flag
-
-
-def _build(values: _Values, warnings: list[str]) -> Settings | None:
+def _build(values: Values, warnings: list[str]) -> Settings | None:
     policy = _policy(values)
     store = _store(values)
     listen = _listen(values, warnings)
@@ -164,7 +90,7 @@ def _build(values: _Values, warnings: list[str]) -> Settings | None:
     )
 
 
-def _policy(values: _Values) -> PolicySettings | None:
+def _policy(values: Values) -> PolicySettings | None:
     directory = values.get(options.POLICY)
     if directory is None:
         if options.POLICY.name not in values.texts:
@@ -173,9 +99,14 @@ def _policy(values: _Values) -> PolicySettings | None:
                 "(or set RATELIMITD_POLICY or RUNTIME_ROOT)"
             )
         return None
+    # The reference server reads dot files unless it is told not to.
+    is_upstream_default = (
+        values.source(options.POLICY) in UPSTREAM_BY_NAME
+        and options.IGNORE_DOT_FILES.name not in values.texts
+    )
     return PolicySettings(
         directory=directory,
-        is_ignoring_dot_files=values.get(options.IGNORE_DOT_FILES),
+        is_ignoring_dot_files=values.get(options.IGNORE_DOT_FILES) and not is_upstream_default,
         is_merging_domains=values.get(options.MERGE_DOMAINS),
         counts_denied=not values.get(options.COUNT_ONLY_ADMITTED),
         can_start_without=values.get(options.START_WITHOUT_POLICY),
@@ -183,7 +114,7 @@ def _policy(values: _Values) -> PolicySettings | None:
     )
 
 
-def _store(values: _Values) -> StoreSettings | None:
+def _store(values: Values) -> StoreSettings | None:
     url = values.get(options.STORE)
     is_paired = _both(values, options.STORE_CERT, options.STORE_KEY)
     address_options = AddressOptions(
@@ -216,7 +147,7 @@ def _store(values: _Values) -> StoreSettings | None:
     )
 
 
-def _listen(values: _Values, warnings: list[str]) -> ListenSettings:
+def _listen(values: Values, warnings: list[str]) -> ListenSettings:
     admin = values.get(options.ADMIN)
     if not is_private(admin):
         source = values.source(options.ADMIN)
@@ -236,13 +167,14 @@ def _listen(values: _Values, warnings: list[str]) -> ListenSettings:
         metrics=values.get(options.METRICS),
         metrics_path=values.get(options.METRICS_PATH),
         tls=_tls(values),
+        client_sans=values.get(options.GRPC_CLIENT_SAN),
         connection_age_ms=max(1, values.get(options.CONNECTION_AGE) // 1000),
         connection_age_grace_ms=max(1, values.get(options.CONNECTION_AGE_GRACE) // 1000),
         drain_grace_s=values.get(options.DRAIN_GRACE) / 1e6,
     )
 
 
-def _tls(values: _Values) -> TlsSettings | None:
+def _tls(values: Values) -> TlsFiles | None:
     certificate, key, client_ca, client_sans = (
         values.get(options.GRPC_TLS_CERT),
         values.get(options.GRPC_TLS_KEY),
@@ -262,12 +194,10 @@ def _tls(values: _Values) -> TlsSettings | None:
         )
     if certificate is None or key is None:
         return None
-    return TlsSettings(
-        certificate=certificate, key=key, client_ca=client_ca, client_sans=client_sans
-    )
+    return TlsFiles(certificate=certificate, key=key, client_ca=client_ca)
 
 
-def _both(values: _Values, one: Option[Path | None], other: Option[Path | None]) -> bool:
+def _both(values: Values, one: Option[Path | None], other: Option[Path | None]) -> bool:
     """Tell whether both are given or none; one alone is a problem."""
     given = {option.name: values.texts.get(option.name) for option in (one, other)}
     match given[one.name], given[other.name]:
@@ -280,7 +210,7 @@ def _both(values: _Values, one: Option[Path | None], other: Option[Path | None])
     return False
 
 
-def _decisions(values: _Values, replicas: int) -> DecisionOptions:
+def _decisions(values: Values, replicas: int) -> DecisionOptions:
     return DecisionOptions(
         is_shadow_mode=values.get(options.SHADOW_MODE),
         is_quota_mode=values.get(options.QUOTA_MODE),

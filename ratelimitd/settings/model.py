@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ratelimitd.decisions.options import DecisionOptions
-from ratelimitd.settings.values import LogFormat, LogLevel, MetricsCompat
+from ratelimitd.settings.values import LogLevel, MetricsCompat
 from ratelimitd.store.address import StoreAddress
-from ratelimitd.transport.listen import ListenAddress
+from ratelimitd.telemetry.logs import LogFormat
+from ratelimitd.transport.listen import ListenAddress, TlsFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,25 +34,20 @@ class StoreSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TlsSettings:
-    """TLS of the gRPC port; with a client CA callers must show a certificate."""
-
-    certificate: Path
-    key: Path
-    client_ca: Path | None = None
-    client_sans: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ListenSettings:
-    """Where each port listens, and how long a gRPC connection may live."""
+    """Where each port listens, who may call, and how long a gRPC connection may live.
+
+    `client_sans` are the names of which a caller's certificate must have one; none accept all
+    that the client CA vouches for.
+    """
 
     grpc: ListenAddress
     http: ListenAddress
     admin: ListenAddress
     metrics: ListenAddress | None = None
     metrics_path: str = "/metrics"
-    tls: TlsSettings | None = None
+    tls: TlsFiles | None = None
+    client_sans: tuple[str, ...] = ()
     connection_age_ms: int
     connection_age_grace_ms: int
     drain_grace_s: float

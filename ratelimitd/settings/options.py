@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from ratelimitd.settings import values
-from ratelimitd.settings.values import LogFormat, LogLevel, MetricsCompat
+from ratelimitd.settings.values import LogLevel, MetricsCompat
+from ratelimitd.telemetry.logs import LogFormat
 from ratelimitd.transport.listen import ListenAddress, TcpAddress
 
 T_co = TypeVar("T_co", covariant=True)
@@ -62,9 +63,9 @@ def _switch(name: str, text: str, panel: str) -> Option[bool]:
     )
 
 
-def _file(name: str, text: str, panel: str) -> Option[Path | None]:
+def _path(name: str, text: str, panel: str, metavar: str = "FILE") -> Option[Path | None]:
     return Option[Path | None](
-        name=name, help=text, parse=values.parse_path, default=None, metavar="FILE", panel=panel
+        name=name, help=text, parse=values.parse_path, default=None, metavar=metavar, panel=panel
     )
 
 
@@ -79,6 +80,12 @@ def _duration(name: str, text: str, default_us: int, panel: str) -> Option[int]:
     )
 
 
+def _number(name: str, text: str) -> Option[int]:
+    return Option(
+        name=name, help=text, parse=values.parse_positive, default=1, metavar="N", panel=RUNNING
+    )
+
+
 def _header(name: str, default: str) -> Option[str]:
     return Option(
         name=name,
@@ -90,16 +97,17 @@ def _header(name: str, default: str) -> Option[str]:
     )
 
 
-POLICY = Option[Path | None](
-    name="policy",
-    help="Directory of policy files; watched, and loaded again when it changes.",
-    parse=values.parse_path,
-    default=None,
-    metavar="DIR",
-    panel=POLICY_PANEL,
+POLICY = _path(
+    "policy", "Directory of policy files; loaded again when they change.", POLICY_PANEL, "DIR"
 )
-IGNORE_DOT_FILES = _switch(
-    "ignore-dot-files", "Skip files and directories whose name starts with a dot.", POLICY_PANEL
+IGNORE_DOT_FILES = Option(
+    name="ignore-dot-files",
+    help="Skip files whose name starts with a dot; the default, but for RUNTIME_ROOT.",
+    parse=values.parse_bool,
+    default=True,
+    metavar="BOOL",
+    panel=POLICY_PANEL,
+    is_switch=True,
 )
 MERGE_DOMAINS = _switch(
     "merge-domains", "Files of the same domain are merged instead of refused.", POLICY_PANEL
@@ -125,12 +133,12 @@ STORE = Option[str | None](
     panel=STORE_PANEL,
     is_secret=True,
 )
-STORE_PASSWORD_FILE = _file(
+STORE_PASSWORD_FILE = _path(
     "store-password-file", "File with the store's password; read at each dial.", STORE_PANEL
 )
-STORE_CA = _file("store-ca", "Certificates to trust for the store (rediss://).", STORE_PANEL)
-STORE_CERT = _file("store-cert", "Our certificate for the store.", STORE_PANEL)
-STORE_KEY = _file("store-key", "The key of our certificate for the store.", STORE_PANEL)
+STORE_CA = _path("store-ca", "Certificates to trust for the store (rediss://).", STORE_PANEL)
+STORE_CERT = _path("store-cert", "Our certificate for the store.", STORE_PANEL)
+STORE_KEY = _path("store-key", "The key of our certificate for the store.", STORE_PANEL)
 STORE_ANY_HOSTNAME = _switch(
     "store-any-hostname", "Do not compare the store's certificate with its name.", STORE_PANEL
 )
@@ -145,7 +153,6 @@ KEY_PREFIX = Option(
     help="Starts every counter's key, for stores that are shared.",
     parse=values.parse_text,
     default="",
-    metavar="TEXT",
     panel=STORE_PANEL,
 )
 DENY_CACHE_BYTES = Option(
@@ -215,9 +222,9 @@ CONNECTION_AGE_GRACE = _duration(
     "connection-age-grace", "How long its last calls may take.", HOUR_US, LISTENING
 )
 
-GRPC_TLS_CERT = _file("grpc-tls-cert", "Our certificate; read again when it changes.", TLS)
-GRPC_TLS_KEY = _file("grpc-tls-key", "The key of our certificate.", TLS)
-GRPC_CLIENT_CA = _file("grpc-client-ca", "Callers must show a certificate of these.", TLS)
+GRPC_TLS_CERT = _path("grpc-tls-cert", "Our certificate; read again when it changes.", TLS)
+GRPC_TLS_KEY = _path("grpc-tls-key", "The key of our certificate.", TLS)
+GRPC_CLIENT_CA = _path("grpc-client-ca", "Callers must show a certificate of these.", TLS)
 GRPC_CLIENT_SAN = Option[tuple[str, ...]](
     name="grpc-client-san",
     help="And it must be for one of these DNS names or URIs.",
@@ -243,24 +250,12 @@ NEAR_LIMIT_RATIO = Option(
     panel=ANSWERS,
 )
 DEFAULT_DEADLINE = _duration(
-    "default-deadline", "For calls that come without a deadline.", 1_000_000, ANSWERS
+    "default-deadline", "For calls that come without a deadline.", 500_000, ANSWERS
 )
 
-WORKERS = Option(
-    name="workers",
-    help="Processes that answer; 1 for now.",
-    parse=values.parse_positive,
-    default=1,
-    metavar="N",
-    panel=RUNNING,
-)
-REPLICAS = Option(
-    name="replicas",
-    help="Daemons on this store; a limit is divided by it while the store is away.",
-    parse=values.parse_positive,
-    default=1,
-    metavar="N",
-    panel=RUNNING,
+WORKERS = _number("workers", "Processes that answer; 1 for now.")
+REPLICAS = _number(
+    "replicas", "Daemons on this store; a limit is divided by it while the store is away."
 )
 REGION = Option(
     name="region",

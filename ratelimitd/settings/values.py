@@ -11,6 +11,7 @@ from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 
+from ratelimitd.telemetry.logs import LogFormat
 from ratelimitd.transport.listen import ListenAddress, TcpAddress, UnixAddress
 
 # sun_path holds 108 bytes, the last of them zero.
@@ -42,13 +43,6 @@ class LogLevel(StrEnum):
     WARNING = "warning"
     INFO = "info"
     DEBUG = "debug"
-
-
-class LogFormat(StrEnum):
-    """How a log line looks."""
-
-    TEXT = "text"
-    JSON = "json"
 
 
 class MetricsCompat(StrEnum):

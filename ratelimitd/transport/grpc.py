@@ -23,8 +23,8 @@ from ratelimitd.errors import ConfigError, InvalidRequest
 from ratelimitd.services.context import CallContext
 from ratelimitd.transport import sockets
 from ratelimitd.transport.errors import new_error_id, to_answer, to_internal
-from ratelimitd.transport.listen import ListenAddress, TcpAddress, UnixAddress
-from ratelimitd.transport.tls import TlsFiles, is_peer_accepted, to_credentials
+from ratelimitd.transport.listen import ListenAddress, TcpAddress, TlsFiles, UnixAddress
+from ratelimitd.transport.tls import is_peer_accepted, to_credentials
 
 _log = logging.getLogger(__name__)
 

@@ -61,6 +61,8 @@ async def serve_http(app: ASGIApp, sock: socket.socket, address: ListenAddress) 
             ws="none",
             lifespan="off",
             log_config=None,
+            # Below it there is a line for each broken request that anybody sends.
+            log_level="error",
             access_log=False,
             server_header=False,
             proxy_headers=False,

@@ -1,7 +1,8 @@
-"""Where a port listens: a TCP address or a unix socket, and nothing about who serves it."""
+"""Where a port listens and with which TLS files; nothing about who serves it."""
 
 import ipaddress
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,15 @@ class UnixAddress:
 
 
 ListenAddress = TcpAddress | UnixAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """The files of a listener: our certificate and key, and whom callers must be known to."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
 
 
 def is_private(address: ListenAddress) -> bool:

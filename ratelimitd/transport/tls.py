@@ -10,26 +10,17 @@ Rules:
 import logging
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 
 from ratelimitd.errors import ConfigError
+from ratelimitd.transport.listen import TlsFiles
 
 _log = logging.getLogger(__name__)
 _PEER_NAMES = ("peer_dns", "peer_uri")
 
 Signature = tuple[tuple[int, int, int], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TlsFiles:
-    """The files of a listener: our certificate and key, and whom callers must be known to."""
-
-    certificate: Path
-    key: Path
-    client_ca: Path | None = None
 
 
 def to_credentials(files: TlsFiles) -> grpc.ServerCredentials:

@@ -1,0 +1,168 @@
+"""Opens every port: gRPC for gateways, HTTP, admin, and the metrics' own if there is one."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import grpc.aio
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2_grpc
+
+from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
+from ratelimitd._proto.ratelimitd.inspect.v1 import inspect_pb2
+from ratelimitd.services.context import CallContext
+from ratelimitd.services.inspect import InspectService
+from ratelimitd.services.ratelimit import RateLimitService
+from ratelimitd.settings.model import ListenSettings
+from ratelimitd.telemetry.counters import Telemetry
+from ratelimitd.transport.grpc import GrpcPort, UnaryMethod, start_grpc
+from ratelimitd.transport.health import HEALTH, HealthReporter
+from ratelimitd.transport.http import HttpPages, http_app, metrics_app
+from ratelimitd.transport.http_server import start_http
+from ratelimitd.transport.listen import ListenAddress
+from ratelimitd.transport.reflection import reflection_servicer
+
+RATE_LIMIT_SERVICE = "envoy.service.ratelimit.v3.RateLimitService"
+INSPECT_SERVICE = "ratelimitd.inspect.v1.InspectService"
+# A page in flight when the daemon stops is small; nobody waits for it as for a decision.
+HTTP_GRACE_S = 2.0
+
+Q = TypeVar("Q", bound=Message)
+R = TypeVar("R", bound=Message)
+Serve = Callable[[Q, CallContext], Awaitable[R]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addresses:
+    """Where a daemon listens, with the ports that the system chose."""
+
+    grpc: ListenAddress
+    http: ListenAddress
+    admin: ListenAddress
+    metrics: ListenAddress | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """What is served, and who is told about it."""
+
+    service: RateLimitService
+    pages: HttpPages
+    reporter: HealthReporter
+    telemetry: Telemetry
+    default_deadline_s: float
+
+
+async def open_ports(
+    listen: ListenSettings, ports: Ports, stack: AsyncExitStack
+) -> tuple[Addresses, Callable[[], Awaitable[None]]]:
+    """Open all ports; `stack` closes them at once, and what is returned drains them before.
+
+    Raises ConfigError for the first that cannot be opened.
+    """
+    http = await start_http(http_app(ports.pages), listen.http, "--http")
+    stack.push_async_callback(http.stop, HTTP_GRACE_S)
+    metrics = None
+    if listen.metrics is not None:
+        app = metrics_app(listen.metrics_path, ports.pages.metrics)
+        metrics = await start_http(app, listen.metrics, "--metrics")
+        stack.push_async_callback(metrics.stop, HTTP_GRACE_S)
+    hot = UnaryMethod(
+        RATE_LIMIT_SERVICE,
+        "ShouldRateLimit",
+        rls_pb2.RateLimitRequest,
+        with_deadline(ports.service.should_rate_limit, ports.default_deadline_s),
+    )
+    admin = await start_grpc(
+        GrpcPort(address=listen.admin, flag="--admin"),
+        [hot, *_inspect_methods(ports)],
+        observe_call=ports.telemetry.observe_call,
+        add_servicers=lambda server: _add_admin(server, ports.reporter),
+    )
+    stack.push_async_callback(admin.stop, 0)
+    grpc_server = await start_grpc(
+        _grpc_port(listen),
+        [hot],
+        observe_call=ports.telemetry.observe_call,
+        add_servicers=lambda server: _add_health(server, ports.reporter),
+    )
+    stack.push_async_callback(grpc_server.stop, 0)
+    addresses = Addresses(
+        grpc=grpc_server.address,
+        http=http.address,
+        admin=admin.address,
+        metrics=None if metrics is None else metrics.address,
+    )
+
+    async def drain() -> None:
+        await asyncio.gather(
+            grpc_server.stop(listen.drain_grace_s), admin.stop(listen.drain_grace_s)
+        )
+
+    return addresses, drain
+
+
+def observed(serve: Serve[Q, R], name: str, telemetry: Telemetry) -> Serve[Q, R]:
+    """Return `serve`, its calls counted under `name`, for a transport that counts nothing."""
+
+    async def serve_observed(message: Q, context: CallContext) -> R:
+        start_s = time.monotonic()
+        code = "ERROR"
+        try:
+            answer = await serve(message, context)
+            code = "OK"
+        finally:
+            telemetry.observe_call(name, code, time.monotonic() - start_s)
+        return answer
+
+    return serve_observed
+
+
+def with_deadline(serve: Serve[Q, R], default_s: float) -> Serve[Q, R]:
+    """Return `serve` with a deadline for calls that come without one."""
+
+    async def serve_with_deadline(message: Q, context: CallContext) -> R:
+        if context.timeout_s is None:
+            context = replace(context, timeout_s=default_s)
+        return await serve(message, context)
+
+    return serve_with_deadline
+
+
+def _grpc_port(listen: ListenSettings) -> GrpcPort:
+    return GrpcPort(
+        address=listen.grpc,
+        flag="--grpc",
+        tls=listen.tls,
+        accepted_names=listen.client_sans,
+        connection_age_ms=listen.connection_age_ms,
+        connection_age_grace_ms=listen.connection_age_grace_ms,
+    )
+
+
+def _inspect_methods(ports: Ports) -> list[UnaryMethod]:
+    inspect = InspectService(ports.service)
+    return [
+        UnaryMethod(
+            INSPECT_SERVICE,
+            "Peek",
+            inspect_pb2.PeekRequest,
+            with_deadline(inspect.peek, ports.default_deadline_s),
+        ),
+        UnaryMethod(INSPECT_SERVICE, "Explain", inspect_pb2.ExplainRequest, inspect.explain),
+    ]
+
+
+def _add_health(server: grpc.aio.Server, reporter: HealthReporter) -> None:
+    health_pb2_grpc.add_HealthServicer_to_server(reporter.servicer, server)
+
+
+def _add_admin(server: grpc.aio.Server, reporter: HealthReporter) -> None:
+    _add_health(server, reporter)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+        reflection_servicer((RATE_LIMIT_SERVICE, INSPECT_SERVICE, HEALTH)), server
+    )

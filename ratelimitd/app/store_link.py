@@ -1,0 +1,119 @@
+"""The open store as the services and the operator see it: batched, measured, and watched."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from ratelimitd.decisions.plan import Plan, Reply
+from ratelimitd.errors import StoreError
+from ratelimitd.services.health import HealthState
+from ratelimitd.store.batcher import Batcher
+from ratelimitd.store.hash_secret import HASH_SECRET_KEY
+from ratelimitd.store.open import OpenStore
+from ratelimitd.telemetry.counters import BreakerState, Telemetry
+from ratelimitd.telemetry.measure import measured
+
+_log = logging.getLogger("ratelimitd.store")
+
+# How late it is seen that a store nobody uses went away, and that it came back.
+LOOK_INTERVAL_S = 1.0
+# Memory and evictions change slowly, and a scrape comes every ten seconds or so.
+LOOKS_PER_SAMPLE = 10
+
+
+class BatchedStore:
+    """The services' StoreAccess: plans from many calls travel together, and are counted."""
+
+    def __init__(self, opened: OpenStore, telemetry: Telemetry, timeout_s: float) -> None:
+        """Send to `opened`, which each batch may keep waiting for `timeout_s`."""
+        self._opened = opened
+
+        async def send(plans: Sequence[Plan]) -> Sequence[Reply | StoreError]:
+            return await opened.store.check_each(plans, timeout_s=timeout_s)
+
+        self._batcher = Batcher(
+            measured(send, telemetry, asyncio.get_running_loop().time),
+            on_late=telemetry.late_answer,
+        )
+
+    @property
+    def hash_secret(self) -> bytes | None:
+        """The secret that all daemons of the store share."""
+        return self._opened.hash_secret.value
+
+    @property
+    def queued_checks(self) -> int:
+        """How many checks wait for their batch."""
+        return self._batcher.queued_checks
+
+    async def check(self, plan: Plan, *, timeout_s: float) -> Reply:
+        """Decide and charge one plan, together with whatever else arrives meanwhile."""
+        return await self._batcher.check(plan, timeout_s=timeout_s)
+
+    async def peek(self, plans: Sequence[Plan], *, timeout_s: float) -> list[Reply]:
+        """Decide plans without charging them."""
+        return await self._opened.store.peek(plans, timeout_s=timeout_s)
+
+    async def close(self) -> None:
+        """Refuse what is queued, wait for the batch in flight, and close the store."""
+        await self._batcher.close()
+        await self._opened.close()
+
+
+@dataclass(slots=True, kw_only=True)
+class StoreWatch:
+    """Looks at the store now and then, so that health and metrics tell how it is.
+
+    `on_change` is told after the store went away or came back.
+    """
+
+    opened: OpenStore
+    health: HealthState
+    telemetry: Telemetry
+    timeout_s: float
+    on_change: Callable[[], Awaitable[None]]
+    _reason: str = field(default="not asked yet")
+
+    async def look(self) -> None:
+        """Ask the store for a sign of life, and log it when that changed."""
+        reason = await self._find_problem()
+        is_open = self.opened.is_breaker_open
+        self.telemetry.set_breaker(BreakerState.OPEN if is_open else BreakerState.CLOSED)
+        if reason == self._reason:
+            return
+        was_up = self.health.is_store_up
+        self.health.is_store_up = not reason
+        if not reason:
+            _log.info("the store answers: %s", self.opened.address)
+        elif was_up or self._reason == "not asked yet":
+            _log.warning("the store does not answer: %s", reason)
+        self._reason = reason
+        await self.on_change()
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        looks = 0
+        while True:
+            if looks % LOOKS_PER_SAMPLE == 0:
+                await self._sample()
+            looks += 1
+            await asyncio.sleep(LOOK_INTERVAL_S)
+            await self.look()
+
+    async def _find_problem(self) -> str:
+        key = HASH_SECRET_KEY
+        try:
+            await self.opened.client.run_on(key, "GET", key, timeout_s=self.timeout_s)
+        except StoreError as error:
+            return str(error)
+        return ""
+
+    async def _sample(self) -> None:
+        found = await self.opened.sample()
+        self.telemetry.store_info(
+            used_memory_bytes=found.used_memory_bytes,
+            max_memory_bytes=found.max_memory_bytes,
+            evicted_keys=found.evicted_keys,
+            keys=found.keys,
+        )

@@ -1,0 +1,103 @@
+"""What `ratelimitd dev` prints once it listens: where, and what to try next."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from ratelimitd.app.servers import Addresses
+from ratelimitd.policy.dump import describe_amount, limits
+from ratelimitd.policy.match import match
+from ratelimitd.policy.model import Domain, Limit, Node, Policy
+from ratelimitd.services.policy_holder import PolicyHolder
+from ratelimitd.transport.listen import ListenAddress, TcpAddress
+
+# A limit that a person can reach by hand shows more than one of thousands.
+EASY_REQUESTS = 20
+MAX_SUGGESTED = 3
+# Deeper than any policy is; the walk ends here whatever it is given.
+MAX_DEPTH = 32
+
+
+def show(directory: Path) -> Callable[[Addresses, PolicyHolder], None]:
+    """Return what prints the welcome for the policy in `directory`."""
+
+    def on_ready(addresses: Addresses, holder: PolicyHolder) -> None:
+        console = Console(highlight=False, soft_wrap=True)
+        policy = holder.policy
+        rules = sum(1 for _ in limits(policy)) if policy else 0
+        console.print("\n[bold]ratelimitd is ready[/bold]")
+        console.print(f"  gRPC    {addresses.grpc}  for Envoy")
+        console.print(f"  HTTP    {_url(addresses.http)}  /json /healthz /metrics /policy")
+        console.print(f"  admin   {addresses.admin}  for ratelimitctl peek and explain")
+        console.print(f"  policy  {directory}  ({rules} limits; loaded again when it changes)")
+        if policy is not None:
+            console.print("\n[bold]Try[/bold]")
+            for line in _suggestions(policy, addresses):
+                console.print(f"  {line}", markup=False)
+        console.print("\nCtrl-C stops it.\n")
+
+    return on_ready
+
+
+def suggest(policy: Policy) -> Iterator[tuple[str, str, Limit]]:
+    """Yield domain, descriptor and limit for limits that a person can try, the easiest first."""
+    found = [
+        (domain, entries, limit)
+        for domain in policy.domains.values()
+        for entries, limit in _reachable(domain, domain.root, ())
+    ]
+    found.sort(key=lambda each: (each[2].requests_per_unit > EASY_REQUESTS, len(each[1])))
+    for domain, entries, limit in found:
+        yield domain.name, ",".join(f"{key}={value}" for key, value in entries), limit
+
+
+def _suggestions(policy: Policy, addresses: Addresses) -> Iterator[str]:
+    flag = "" if _has_port(addresses.grpc, 8081) else f" --address {_dial(addresses.grpc)}"
+    tried = list(suggest(policy))[:MAX_SUGGESTED]
+    for domain, descriptor, limit in tried:
+        yield (
+            f"ratelimitctl hit --domain {domain} --descriptor '{descriptor}'{flag}"
+            f"   # {describe_amount(limit)}"
+        )
+    if tried:
+        domain, descriptor, _ = tried[0]
+        admin = "" if _has_port(addresses.admin, 8082) else f" --address {_dial(addresses.admin)}"
+        yield f"ratelimitctl explain --domain {domain} --descriptor '{descriptor}'{admin}"
+    yield f"curl -s {_url(addresses.http)}/policy"
+
+
+def _reachable(
+    domain: Domain, node: Node, entries: tuple[tuple[str, str], ...]
+) -> Iterator[tuple[tuple[tuple[str, str], ...], Limit]]:
+    if len(entries) >= MAX_DEPTH:
+        return
+    wildcards = (wildcard.node for wildcard in node.wildcards)
+    for child in (*node.exact.values(), *wildcards):
+        path = (*entries, _entry(child))
+        found = match(domain, path).limit
+        if found is not None and found is child.limit and not found.is_unlimited:
+            yield path, found
+        yield from _reachable(domain, child, path)
+
+
+def _entry(node: Node) -> tuple[str, str]:
+    """Return an entry that reaches `node`: where its joined name is cut changes nothing."""
+    if not node.has_value:
+        return node.name, "demo"
+    key, _, value = node.name.rpartition("_")
+    return key or node.name, value.replace("*", "demo")
+
+
+def _has_port(address: ListenAddress, port: int) -> bool:
+    return isinstance(address, TcpAddress) and address.port == port
+
+
+def _dial(address: ListenAddress) -> str:
+    if isinstance(address, TcpAddress) and address.host in {"0.0.0.0", "::"}:  # noqa: S104 - compared
+        return f"127.0.0.1:{address.port}"
+    return str(address)
+
+
+def _url(address: ListenAddress) -> str:
+    return f"http://{_dial(address)}" if isinstance(address, TcpAddress) else str(address)
