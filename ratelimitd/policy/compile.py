@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from ratelimitd.errors import Finding, PolicyError
 from ratelimitd.policy.document import read_document
-from ratelimitd.policy.fields import read_choice, read_list, read_map, read_text
+from ratelimitd.policy.fields import read_choice, read_list, read_map, read_text, value_of
 from ratelimitd.policy.limits import Defaults, charges_denied, read_defaults
 from ratelimitd.policy.model import DEFAULT_SECRET_KEYS, Domain, Node, NoMatch, Policy, Position
 from ratelimitd.policy.nodes import MapNode, Scalar
@@ -129,13 +129,13 @@ def _read_file(root: MapNode, report: Report, state: _State) -> None:
 
 def _read_settings(root: MapNode, draft: _Draft, report: Report) -> None:
     """Read what holds for the whole domain; files of one domain must not disagree."""
-    if root.get("on_no_match") is not None:
+    if value_of(root, "on_no_match") is not None:
         on_no_match = read_choice(root, "on_no_match", "", report, default=NoMatch.ALLOW)
         if draft.on_no_match not in (None, on_no_match):
             message = f"another file of the domain {quote(draft.name)} says otherwise"
             report.error(root.key("on_no_match"), "on_no_match", message)
         draft.on_no_match = on_no_match
-    if root.get("secret_keys") is not None:
+    if value_of(root, "secret_keys") is not None:
         secret_keys = _read_secret_keys(root, report)
         is_late = draft.secret_keys is None and bool(draft.level.exact)
         if is_late or draft.secret_keys not in (None, secret_keys):

@@ -69,15 +69,14 @@ def _matched_step(part: Part, hide: Callable[[str], str]) -> Step:
     entry = _show(part.key, part.value, hide=hide if part.is_secret else None)
     label = part.key if _spells_secret(part) else node.label
     rule = "" if _spells_secret(part) else node.rule
-    match part.matched_by:
-        case MatchedBy.EXACT:
-            reason = f"the joined name is that of the rule `{label}`"
-        case MatchedBy.WILDCARD:
-            reason = f"`{label}` is the first pattern in the file that fits; no exact name does"
-            if node.is_shared:
-                reason += "; all values that fit share one counter"
-        case MatchedBy.DEFAULT:
-            reason = f"no rule has this value, and `{label}` takes any"
+    if part.matched_by is MatchedBy.EXACT:
+        reason = f"the joined name is that of the rule `{label}`"
+    elif part.matched_by is MatchedBy.WILDCARD:
+        reason = f"`{label}` is the first pattern in the file that fits; no exact name does"
+        if node.is_shared:
+            reason += "; all values that fit share one counter"
+    else:
+        reason = f"no rule has this value, and `{label}` takes any"
     return Step(entry, part.matched_by.value, rule, reason + ".")
 
 

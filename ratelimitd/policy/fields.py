@@ -21,9 +21,16 @@ MAX_REQUESTS_PER_UNIT = 2**32 - 1
 """What fits into Envoy's RateLimit message."""
 
 
+def value_of(node: MapNode, name: str) -> YamlNode | None:
+    """Return the value of key `name`; None when absent or null."""
+    value = node.get(name)
+    is_null = isinstance(value, Scalar) and value.is_plain and resolve(value.text) is None
+    return None if is_null else value
+
+
 def read_text(node: MapNode, name: str, path: str, report: Report) -> str:
     """Return the text exactly as written, or "" when absent or null."""
-    value = _value(node, name)
+    value = value_of(node, name)
     if value is None:
         return ""
     below = join_path(path, name)
@@ -44,7 +51,7 @@ def read_flag(
     node: MapNode, name: str, path: str, report: Report, *, default: bool = False
 ) -> bool:
     """Return a truth value as YAML 1.1 writes them."""
-    value = _value(node, name)
+    value = value_of(node, name)
     if value is None:
         return default
     flag = resolve(value.text) if isinstance(value, Scalar) and value.is_plain else None
@@ -57,7 +64,7 @@ def read_flag(
 
 def read_choice(node: MapNode, name: str, path: str, report: Report, *, default: Choice) -> Choice:
     """Return the member of `default`'s enumeration that the text names."""
-    value = _value(node, name)
+    value = value_of(node, name)
     if value is None:
         return default
     kind = type(default)
@@ -71,7 +78,7 @@ def read_choice(node: MapNode, name: str, path: str, report: Report, *, default:
 
 def read_number(node: MapNode, name: str, path: str, report: Report) -> int | None:
     """Return a whole number from 0 to MAX_REQUESTS_PER_UNIT; None when absent or null."""
-    value = _value(node, name)
+    value = value_of(node, name)
     if value is None:
         return None
     below = join_path(path, name)
@@ -93,7 +100,7 @@ def read_number(node: MapNode, name: str, path: str, report: Report) -> int | No
 
 def read_map(node: MapNode, name: str, path: str, report: Report) -> MapNode | None:
     """Return the map under `name`; None when absent or null."""
-    value = _value(node, name)
+    value = value_of(node, name)
     if value is None or isinstance(value, MapNode):
         return value
     report.error(value, join_path(path, name), f"must be a map, not {_describe(value)}")
@@ -102,7 +109,7 @@ def read_map(node: MapNode, name: str, path: str, report: Report) -> MapNode | N
 
 def read_list(node: MapNode, name: str, path: str, report: Report) -> tuple[YamlNode, ...]:
     """Return the items under `name`; none when absent or null."""
-    value = _value(node, name)
+    value = value_of(node, name)
     if value is None:
         return ()
     if isinstance(value, ListNode):
@@ -111,18 +118,7 @@ def read_list(node: MapNode, name: str, path: str, report: Report) -> tuple[Yaml
     return ()
 
 
-def _value(node: MapNode, name: str) -> YamlNode | None:
-    """Return the value of key `name`, None for a null."""
-    value = node.get(name)
-    is_null = isinstance(value, Scalar) and value.is_plain and resolve(value.text) is None
-    return None if is_null else value
-
-
 def _describe(value: YamlNode) -> str:
-    match value:
-        case Scalar():
-            return quote(value.text) if value.is_plain else f'the text "{quote(value.text)[1:-1]}"'
-        case ListNode():
-            return "a list"
-        case MapNode():
-            return "a map"
+    if isinstance(value, Scalar):
+        return quote(value.text) if value.is_plain else f'the text "{quote(value.text)[1:-1]}"'
+    return "a list" if isinstance(value, ListNode) else "a map"

@@ -17,6 +17,7 @@ from ratelimitd.policy.fields import (
     read_list,
     read_number,
     read_text,
+    value_of,
 )
 from ratelimitd.policy.model import (
     WINDOW_US,
@@ -126,17 +127,17 @@ def charges_denied(own: Defaults) -> bool:
 def _read_own(node: MapNode, path: str, report: Report, defaults: Defaults) -> Defaults:
     """Return what a map says with our keys, `defaults` where it is silent."""
     counts_denied = defaults.counts_denied
-    if node.get("count_denied") is not None:
+    if value_of(node, "count_denied") is not None:
         counts_denied = read_flag(
             node, "count_denied", path, report, default=counts_denied is not False
         )
     override = defaults.override
-    if node.get("override") is not None:
+    if value_of(node, "override") is not None:
         override = read_choice(
             node, "override", path, report, default=override or OverrideMode.KEEP
         )
     return Defaults(
-        uses_own_keys=defaults.uses_own_keys or any(node.get(name) for name in OWN_KEYS),
+        uses_own_keys=defaults.uses_own_keys or any(value_of(node, name) for name in OWN_KEYS),
         algorithm=read_choice(node, "algorithm", path, report, default=defaults.algorithm),
         on_store_failure=read_choice(
             node, "on_store_failure", path, report, default=defaults.on_store_failure

@@ -16,16 +16,13 @@ LARGEST_EXACT_INTEGER = 2**53
 
 def read_metadata(node: YamlNode | None, path: str, report: Report) -> JsonObject | None:
     """Return the metadata of a rule; None when absent, null or wrong (and then reported)."""
-    match node:
-        case None:
-            return None
-        case Scalar() if node.is_plain and resolve(node.text) is None:
-            return None
-        case MapNode():
-            return _read_object(node, path, report, 1)
-        case Scalar() | ListNode():
-            report.error(node, path, "must be a map; it is sent as a protobuf Struct")
-            return None
+    is_null = isinstance(node, Scalar) and node.is_plain and resolve(node.text) is None
+    if node is None or is_null:
+        return None
+    if isinstance(node, MapNode):
+        return _read_object(node, path, report, 1)
+    report.error(node, path, "must be a map; it is sent as a protobuf Struct")
+    return None
 
 
 def _read_object(node: MapNode, path: str, report: Report, depth: int) -> JsonObject:
@@ -43,16 +40,14 @@ def _read_value(node: YamlNode, path: str, report: Report, depth: int) -> JsonVa
     if depth > MAX_METADATA_DEPTH and not isinstance(node, Scalar):
         report.error(node, path, f"metadata may be {MAX_METADATA_DEPTH} levels deep, not more")
         return None
-    match node:
-        case MapNode():
-            return _read_object(node, path, report, depth)
-        case ListNode():
-            return [
-                _read_value(item, f"{path}[{index}]", report, depth + 1)
-                for index, item in enumerate(node.items)
-            ]
-        case Scalar():
-            return _read_scalar(node, path, report)
+    if isinstance(node, MapNode):
+        return _read_object(node, path, report, depth)
+    if isinstance(node, ListNode):
+        return [
+            _read_value(item, f"{path}[{index}]", report, depth + 1)
+            for index, item in enumerate(node.items)
+        ]
+    return _read_scalar(node, path, report)
 
 
 def _read_scalar(node: Scalar, path: str, report: Report) -> JsonValue:

@@ -111,11 +111,8 @@ def _check_value(value: YamlNode, place: Place | None, path: str, report: Report
             else:
                 report.error(item, below, "must be a map; every list here is a list of maps")
     elif value.is_plain and isinstance(resolve(value.text), float):
-        report.error(
-            value,
-            path,
-            "is a number with a fraction or beyond 64 bits; for text, write it in quotes",
-        )
+        message = "no key takes a fraction or more than 64 bits; if it is text, write it in quotes"
+        report.error(value, path, message)
 
 
 def _is_known(key: Scalar, place: Place | None, path: str, report: Report) -> bool:
@@ -129,9 +126,9 @@ def _is_known(key: Scalar, place: Place | None, path: str, report: Report) -> bo
             report.warn(key, path, f"has no effect in {place.title}; it belongs in {homes}")
         return True
     if name in _OWN_KEYS | _UPSTREAM_KEYS:
-        where = place.title if place is not None else "here"
+        where = f"in {place.title}" if place is not None else "here"
         homes = one_of([p.title for p in _PLACES if name in p.own | p.upstream])
-        report.error(key, path, f"cannot stand in {where}; it belongs in {homes}")
+        report.error(key, path, f"cannot stand {where}; it belongs in {homes}")
         return False
     known = sorted(place.upstream | place.own) if place is not None else sorted(_UPSTREAM_KEYS)
     report.error(key, path, f"unknown key{_suggest(name, known)}")

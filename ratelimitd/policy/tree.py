@@ -32,9 +32,9 @@ class Level:
 
 @dataclass(slots=True)
 class Budget:
-    """How many descriptors the policy may still have."""
+    """How many descriptors the policy has so far."""
 
-    descriptors: int = MAX_DESCRIPTORS
+    descriptors: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +87,8 @@ def _read_children(
         file.report.error(node.key("descriptors"), below, message)
         return
     for index, item in enumerate(items):
-        file.budget.descriptors -= 1
-        if file.budget.descriptors < 0:
+        file.budget.descriptors += 1
+        if file.budget.descriptors > MAX_DESCRIPTORS:
             message = f"the policy has more than {MAX_DESCRIPTORS:,} descriptors"
             file.report.error(item, below, message)
             return
