@@ -233,7 +233,7 @@ def run(mutant: Mutant) -> bool:
         finished = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", *mutant.tests],
             cwd=copy,
-            env={**os.environ, "HYPOTHESIS_PROFILE": "ci"},
+            env={**os.environ, "HYPOTHESIS_PROFILE": "mutants"},
             capture_output=True,
             timeout=TIMEOUT_S,
             check=False,
