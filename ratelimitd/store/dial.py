@@ -7,6 +7,7 @@ Rules:
 
 import asyncio
 import contextlib
+import select
 import ssl
 from typing import Any
 
@@ -43,10 +44,13 @@ def is_alive(connection: AbstractConnection) -> bool:
     reader, writer = connection._reader, connection._writer  # noqa: SLF001 - no public look
     if reader is None or writer is None or writer.is_closing():
         return False
-    if reader.exception() is not None or reader.at_eof():
-        return False
     # Bytes that nobody asked for: replies would be taken for one another's.
-    return not reader._buffer  # type: ignore[attr-defined]  # noqa: SLF001 - no public look
+    if reader.exception() is not None or reader.at_eof() or reader._buffer:  # type: ignore[attr-defined]  # noqa: SLF001 - no public look
+        return False
+    # The loop may not have read yet that the peer closed: anything readable is a bad sign.
+    poll = select.poll()
+    poll.register(writer.get_extra_info("socket").fileno(), select.POLLIN)
+    return not poll.poll(0)
 
 
 async def hang_up(connection: AbstractConnection) -> None:

@@ -7,6 +7,7 @@ Rules:
   known replies are told in words and of others only the code.
 """
 
+import os
 import re
 import ssl
 
@@ -36,7 +37,6 @@ class StillLoading(StoreUnavailable):
 
 # Codes that Redis answers without having run the command, and what an operator reads.
 _NOT_RUN = {
-    "AUTH": "it refused our user or password; check the store's user and password",
     "WRONGPASS": "it refused our user or password; check the store's user and password",
     "NOAUTH": "it wants a password; give the store URL one, or a password file",
     "NOPERM": "our user may not do this; docs/store-permissions.md has the ACL it needs",
@@ -54,16 +54,12 @@ _NOT_RUN = {
     "DBINDEX": "it has no such database; check the number in the store URL",
 }
 _CODE = re.compile(r"[A-Z][A-Z_]{1,20}")
-_ERROR_CODE = {
-    redis_errors.OutOfMemoryError: "OOM",
-    redis_errors.ReadOnlyError: "READONLY",
-    redis_errors.NoPermissionError: "NOPERM",
-    redis_errors.ClusterCrossSlotError: "CROSSSLOT",
-    redis_errors.MasterDownError: "MASTERDOWN",
-    redis_errors.ClusterDownError: "CLUSTERDOWN",
-    redis_errors.TryAgainError: "TRYAGAIN",
-    redis_errors.AuthenticationError: "AUTH",
-    redis_errors.AuthenticationWrongNumberOfArgsError: "AUTH",
+_KNOWN_TEXTS = {
+    "max number of clients": "MAXCLIENTS",
+    "DB index is out of range": "DBINDEX",
+    "cluster support disabled": "NOCLUSTER",
+    # A script that was not allowed to write says so inside its own error (Redis 6.2).
+    **{f"-{code} ": code for code in ("OOM", "READONLY", "MISCONF", "NOREPLICAS", "NOPERM")},
 }
 
 
@@ -119,11 +115,18 @@ def _dial_cause(cause: BaseException, endpoint: Endpoint) -> StoreUnavailable | 
             return reply if isinstance(reply, StoreUnavailable) else _handshake(reply)
         case redis_errors.ConnectionError() if _code_of(cause) == "MAXCLIENTS":
             problem = _NOT_RUN["MAXCLIENTS"]
-        case OSError() if cause.errno is not None:
-            problem = f"cannot connect: {cause.strerror}"
+        case OSError():
+            problem = f"cannot connect: {_reason_of(cause)}"
         case _:
             pass
     return StoreUnavailable(f"store {endpoint}: {problem}") if problem else None
+
+
+def _reason_of(error: OSError) -> str:
+    """Return the system's words; asyncio replaces them by the address that we name anyway."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or str(error)
 
 
 def _handshake(reply: StoreError) -> StoreUnavailable:
@@ -131,23 +134,14 @@ def _handshake(reply: StoreError) -> StoreUnavailable:
 
 
 def _code_of(error: redis_errors.RedisError) -> str:
-    """Return the error code; redis-py has cut it off where it has a class for it."""
-    for kind, code in _ERROR_CODE.items():
-        if isinstance(error, kind):
-            return code
+    """Return the error code, or one of ours for an ERR that we know by its text."""
     text = str(error)
-    if "max number of clients" in text:
-        return "MAXCLIENTS"
-    if "cluster support disabled" in text:
-        return "NOCLUSTER"
-    if "DB index is out of range" in text:
-        return "DBINDEX"
-    # A script that was not allowed to write says so inside its own error.
-    for code in ("OOM", "READONLY", "MISCONF", "NOREPLICAS", "NOPERM"):
-        if f"-{code} " in text:
+    for known, code in _KNOWN_TEXTS.items():
+        if known in text:
             return code
+    # redis-py cuts the code off the text of the errors that it has a class for.
     matched = _CODE.match(text)
-    return matched.group() if matched else ""
+    return error.status_code or (matched.group() if matched else "")
 
 
 def _causes(error: BaseException) -> list[BaseException]:

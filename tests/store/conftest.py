@@ -10,6 +10,7 @@ from ratelimitd.store.connection import NodeClient
 from ratelimitd.store.scripts import Scripts, load_scripts
 from tests.support.servers import (
     cluster,
+    make_server,
     redis7,
     redis62,
     session_store,
@@ -17,7 +18,15 @@ from tests.support.servers import (
     valkey9,
 )
 
-__all__ = ["cluster", "redis7", "redis62", "session_store", "store_server", "valkey9"]
+__all__ = [
+    "cluster",
+    "make_server",
+    "redis7",
+    "redis62",
+    "session_store",
+    "store_server",
+    "valkey9",
+]
 
 MakeClient = Callable[..., NodeClient]
 

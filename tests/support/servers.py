@@ -13,18 +13,22 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 KINDS = ("valkey9", "redis7", "redis62")
 START_TIMEOUT_S = 10.0
 CLUSTER_TIMEOUT_S = 30.0
 MAX_UNIX_PATH_BYTES = 107
 SLOTS = 16_384
+MakeServer = Callable[..., "Server"]
 # A server's cluster bus listens on its port + 10000, so both must fit below 65536.
 BUS_OFFSET = 10_000
 
@@ -92,8 +96,11 @@ class Server:
             self.clients.remove(client)
         return answer
 
-    def start(self) -> None:
-        """Start, or start again on the same paths and port, and wait for the first answer."""
+    def start(self, *, awaits_data: bool = True) -> None:
+        """Start, or start again on the same paths and port, and wait for the first answer.
+
+        Without `awaits_data` an answer that it still loads its data is one.
+        """
         assert self.process is None
         log = self.directory / "server.log"
         self.process = subprocess.Popen(
@@ -114,7 +121,7 @@ class Server:
             stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._answers():
+        while not self._answers(awaits_data=awaits_data):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 tail = log.read_text()[-2000:] if log.exists() else "(no log)"
                 self.kill()
@@ -124,9 +131,8 @@ class Server:
     def kill(self) -> None:
         """End it at once, as kill -9 does; `start` brings it back."""
         if self.process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(signal.SIGCONT)
-                self.process.kill()
+            # A process that is paused dies too, without running once more.
+            self.process.kill()
             self.process.wait(timeout=10)
             self.process = None
         self.unix_path.unlink(missing_ok=True)
@@ -141,18 +147,25 @@ class Server:
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Stop it from running (SIGSTOP) for the time of a block: connected, but silent."""
-        os.kill(self.pid, signal.SIGSTOP)
+        pid = self.pid
+        os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
-            os.kill(self.pid, signal.SIGCONT)
+            if self.process is not None:
+                os.kill(pid, signal.SIGCONT)
 
-    def _answers(self) -> bool:
+    def _answers(self, *, awaits_data: bool) -> bool:
         client = redis.Redis(
-            unix_socket_path=str(self.unix_path), password=self.password, socket_timeout=1
+            unix_socket_path=str(self.unix_path),
+            password=self.password,
+            socket_timeout=1,
+            retry=Retry(NoBackoff(), 0),
         )
         try:
             return bool(client.ping())
+        except redis.BusyLoadingError:
+            return not awaits_data
         except redis.AuthenticationError:
             return True
         except redis.RedisError:
@@ -290,6 +303,20 @@ def store_server(session_store: Server) -> Server:
     client.flushall()
     client.close()
     return session_store
+
+
+@pytest.fixture
+def make_server(tmp_path: Path) -> Iterator[MakeServer]:
+    """Start servers of the test's own, by kind; they end with it."""
+    started: list[Server] = []
+
+    def make(kind: str, **options: Any) -> Server:
+        started.append(start_server(kind, tmp_path / f"server{len(started)}", **options))
+        return started[-1]
+
+    yield make
+    for server in started:
+        server.stop()
 
 
 @pytest.fixture(scope="session")
