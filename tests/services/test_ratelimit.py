@@ -23,8 +23,9 @@ def with_failure(policy: str) -> str:
 
 
 async def test_request_is_one_script_call_whatever_its_descriptors(start: Start) -> None:
-    # given
+    # given a store that knows the script
     running = await start(POLICY)
+    await running.ask("a=other")
     before = running.script_calls()
     # when
     codes = [await running.ask("a=1", "b=1") for _ in range(3)]
@@ -160,7 +161,7 @@ async def test_statuses_headers_and_metadata_reach_the_message(start: Start) -> 
 
 def with_override(unit: int) -> rls_pb2.RateLimitRequest:
     message = message_of("a=1")
-    message.descriptors[0].limit.unit = unit  # type: ignore[assignment]
+    message.descriptors[0].limit.unit = unit  # type: ignore[assignment]  # any number
     return message
 
 
@@ -178,7 +179,7 @@ def with_override(unit: int) -> rls_pb2.RateLimitRequest:
         (with_override(0), r"descriptors\[0\].limit.unit: 0 is not a unit; use SECOND"),
         (with_override(7), r"limit.unit: 7 is not a unit"),
         (
-            rls_pb2.RateLimitRequest(domain="api", descriptors=[{}]),  # type: ignore[list-item]
+            rls_pb2.RateLimitRequest(domain="api", descriptors=[{}]),
             r"descriptors\[0\].entries: is empty",
         ),
     ],
