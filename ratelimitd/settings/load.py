@@ -93,16 +93,15 @@ def _build(values: Values, warnings: list[str]) -> Settings | None:
 def _policy(values: Values) -> PolicySettings | None:
     directory = values.get(options.POLICY)
     if directory is None:
-        if options.POLICY.name not in values.texts:
+        if not values.has(options.POLICY):
             values.problems.append(
                 "--policy is missing: name the directory of the policy files "
                 "(or set RATELIMITD_POLICY or RUNTIME_ROOT)"
             )
         return None
     # The reference server reads dot files unless it is told not to.
-    is_upstream_default = (
-        values.source(options.POLICY) in UPSTREAM_BY_NAME
-        and options.IGNORE_DOT_FILES.name not in values.texts
+    is_upstream_default = values.source(options.POLICY) in UPSTREAM_BY_NAME and not values.has(
+        options.IGNORE_DOT_FILES
     )
     return PolicySettings(
         directory=directory,
@@ -116,7 +115,8 @@ def _policy(values: Values) -> PolicySettings | None:
 
 def _store(values: Values) -> StoreSettings | None:
     url = values.get(options.STORE)
-    is_paired = _both(values, options.STORE_CERT, options.STORE_KEY)
+    known_problems = len(values.problems)
+    _both(values, options.STORE_CERT, options.STORE_KEY)
     address_options = AddressOptions(
         password_file=values.get(options.STORE_PASSWORD_FILE),
         tls_ca_file=values.get(options.STORE_CA),
@@ -129,13 +129,14 @@ def _store(values: Values) -> StoreSettings | None:
     is_health = values.get(options.HEALTHY_WITH_STORE)
     deny_cache_bytes = values.get(options.DENY_CACHE_BYTES)
     if not url:
-        if options.STORE.name not in values.texts:
+        if not values.has(options.STORE):
             values.problems.append(_STORE_IS_MISSING)
         return None
     try:
         address = parse_address(url, address_options)
     except ConfigError as error:
-        if is_paired:
+        # What is wrong with an option was said; what follows from it needs no line of its own.
+        if len(values.problems) == known_problems:
             values.problems.append(f"{values.source(options.STORE)}: {error}")
         return None
     return StoreSettings(
@@ -182,12 +183,12 @@ def _tls(values: Values) -> TlsFiles | None:
         values.get(options.GRPC_CLIENT_SAN),
     )
     is_complete = _both(values, options.GRPC_TLS_CERT, options.GRPC_TLS_KEY)
-    if client_sans and client_ca is None:
+    if client_sans and not values.has(options.GRPC_CLIENT_CA):
         values.problems.append(
             f"{values.source(options.GRPC_CLIENT_SAN)} needs {options.GRPC_CLIENT_CA.flag}: "
             "a name proves nothing without the authority that gave it"
         )
-    if client_ca is not None and certificate is None and is_complete:
+    if client_ca is not None and not values.has(options.GRPC_TLS_CERT) and is_complete:
         values.problems.append(
             f"{values.source(options.GRPC_CLIENT_CA)} needs {options.GRPC_TLS_CERT.flag} and "
             f"{options.GRPC_TLS_KEY.flag}: callers show a certificate only over TLS"

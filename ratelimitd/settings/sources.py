@@ -57,6 +57,10 @@ class Values:
             self.problems.append(f"{given.source}:{shown} is not accepted: {error}")
             return option.default
 
+    def has(self, option: Option[object]) -> bool:
+        """Tell whether anybody set the option, well or badly."""
+        return option.name in self.texts
+
     def source(self, option: Option[object]) -> str:
         """Return the flag or variable that an operator would look for."""
         given = self.texts.get(option.name)
