@@ -1,7 +1,7 @@
 """Dial one server: a connected, authenticated redis-py connection, or StoreUnavailable.
 
 Rules:
-- The handshake is AUTH and SELECT at most (RESP2): the least ACL and Redis 6.2 suffice.
+- The handshake is AUTH, SELECT and PING at most (RESP2): the least ACL and Redis 6.2 suffice.
 - The password file and the TLS files are read again for each dial.
 """
 
@@ -16,7 +16,7 @@ from redis.asyncio.connection import AbstractConnection, Connection, UnixDomainS
 
 from ratelimitd.errors import ConfigError, StoreUnavailable
 from ratelimitd.store.address import Endpoint, StoreAddress, Tls
-from ratelimitd.store.failures import from_dial_error
+from ratelimitd.store.failures import ERROR_REPLIES, from_dial_error
 
 # Closing waits for the peer's part of a TLS shutdown at most this long.
 CLOSE_TIMEOUT_S = 1.0
@@ -25,14 +25,20 @@ CLOSE_TIMEOUT_S = 1.0
 async def dial(address: StoreAddress, endpoint: Endpoint) -> AbstractConnection:
     """Return a new connection to `endpoint`, ready for commands; the caller bounds the time."""
     connection: AbstractConnection | None = None
+    has_shaken_hands = False
     try:
         connection = _to_connection(address, endpoint)
         await connection.connect()  # type: ignore[no-untyped-call]  # redis-py has no types here
+        has_shaken_hands = True
+        await _ask_for_a_sign(connection)
     except ConfigError as error:
         raise StoreUnavailable(str(error)) from error
     except (redis_errors.RedisError, OSError) as error:
         await _abandon(connection)
-        raise from_dial_error(error, endpoint) from error
+        unavailable = from_dial_error(error, endpoint)
+        if has_shaken_hands and address.tls and not address.tls.certificate_file:
+            unavailable = StoreUnavailable(f"{unavailable}; it may want a client certificate")
+        raise unavailable from error
     except BaseException:
         await _abandon(connection)
         raise
@@ -64,6 +70,17 @@ async def close(connection: AbstractConnection) -> None:
     with contextlib.suppress(redis_errors.RedisError, OSError, TimeoutError):
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await connection.disconnect()
+
+
+async def _ask_for_a_sign(connection: AbstractConnection) -> None:
+    """Send a PING: a server may close a new connection only when it has read something.
+
+    It refuses a TLS client certificate like that, and one client too many. Found here, nothing of
+    a call was written. An error reply is a sign too: the call will get and tell it.
+    """
+    with contextlib.suppress(*ERROR_REPLIES):
+        await connection.send_command("PING", check_health=False)
+        await connection.read_response(disconnect_on_error=False)
 
 
 async def _abandon(connection: AbstractConnection | None) -> None:

@@ -14,7 +14,12 @@ from redis.asyncio.connection import AbstractConnection
 
 from ratelimitd.errors import StoreError, StoreUnavailable
 from ratelimitd.store.address import Endpoint
-from ratelimitd.store.failures import ScriptMissing, from_broken_connection, from_reply_error
+from ratelimitd.store.failures import (
+    ERROR_REPLIES,
+    ScriptMissing,
+    from_broken_connection,
+    from_reply_error,
+)
 from ratelimitd.store.scripts import Script
 
 Argument = bytes | str | int
@@ -101,7 +106,7 @@ async def _read_answers(
         answer: object
         try:
             answer = await connection.read_response(disconnect_on_error=False)
-        except _ERROR_REPLIES as error:
+        except ERROR_REPLIES as error:
             answer = from_reply_error(error, endpoint)
             # After a failover the name may lead to the new primary: dial again.
             is_good = is_good and not isinstance(error, redis_errors.ReadOnlyError)
@@ -111,14 +116,6 @@ async def _read_answers(
         elif isinstance(answer, StoreError):
             load_error = answer
     return is_good
-
-
-# Replies that are errors, though redis-py files some of them under broken connections.
-_ERROR_REPLIES = (
-    redis_errors.ResponseError,
-    redis_errors.BusyLoadingError,
-    redis_errors.AuthenticationError,
-)
 
 
 def _packet(command: Command) -> tuple[Argument, ...]:

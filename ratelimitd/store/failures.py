@@ -16,6 +16,13 @@ from redis import exceptions as redis_errors
 from ratelimitd.errors import StoreError, StoreReplyLost, StoreUnavailable
 from ratelimitd.store.address import Endpoint
 
+# Replies that are errors, though redis-py files some of them under broken connections.
+ERROR_REPLIES = (
+    redis_errors.ResponseError,
+    redis_errors.BusyLoadingError,
+    redis_errors.AuthenticationError,
+)
+
 
 class Redirected(StoreUnavailable):
     """A Cluster node does not serve this slot; `endpoint` does, once only if `is_ask`."""
@@ -88,6 +95,10 @@ def from_broken_connection(error: BaseException, endpoint: Endpoint) -> StoreErr
     """Return what it means that a connection broke after a command was written to it."""
     if isinstance(error, redis_errors.RedisError) and _code_of(error) == "MAXCLIENTS":
         return StoreUnavailable(f"store {endpoint}: {_NOT_RUN['MAXCLIENTS']}")
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLError):
+            # A server refuses our certificate only after our side of the handshake is done.
+            return StoreReplyLost(f"store {endpoint}: {_tls_problem(cause)}")
     return StoreReplyLost(f"store {endpoint}: the connection broke before the answer came")
 
 
@@ -107,7 +118,7 @@ def _dial_cause(cause: BaseException, endpoint: Endpoint) -> StoreUnavailable | 
         case ssl.SSLCertVerificationError():
             problem = f"its certificate: {cause.verify_message}"
         case ssl.SSLError():
-            problem = f"TLS: {(cause.reason or 'failed').replace('_', ' ').lower()}"
+            problem = _tls_problem(cause)
         case redis_errors.BusyLoadingError():
             return StillLoading(f"store {endpoint}: it is loading its data")
         case redis_errors.ResponseError() | redis_errors.AuthenticationError():
@@ -120,6 +131,10 @@ def _dial_cause(cause: BaseException, endpoint: Endpoint) -> StoreUnavailable | 
         case _:
             pass
     return StoreUnavailable(f"store {endpoint}: {problem}") if problem else None
+
+
+def _tls_problem(error: ssl.SSLError) -> str:
+    return f"TLS: {(error.reason or 'failed').replace('_', ' ').lower()}"
 
 
 def _reason_of(error: OSError) -> str:

@@ -82,7 +82,7 @@ class OpenStore:
             )
             self.store = SingleStore(self.client, scripts, on_unreadable=options.on_unreadable)
         self.batcher = Batcher(self._send, on_batch=options.on_batch)
-        self._embedded = embedded
+        self.embedded = embedded
         self._timeout_s = options.timeout_s
         self._maintaining = asyncio.create_task(self._maintain())
 
@@ -114,8 +114,8 @@ class OpenStore:
         if isinstance(self.store, ClusterStore):
             await self.store.close()
         await self.client.close()
-        if self._embedded is not None:
-            await self._embedded.stop()
+        if self.embedded is not None:
+            await self.embedded.stop()
 
     async def _send(self, plans: Sequence[Plan]) -> Sequence[Reply | StoreError]:
         return await self.store.check_each(plans, timeout_s=self._timeout_s)

@@ -338,8 +338,8 @@ async def test_store_with_too_many_clients_says_so(
     holding = [make_client(server.url) for _ in range(2)]
     for client in holding:
         await client.run("PING", timeout_s=5)
-    # when / then
-    with pytest.raises((StoreUnavailable, StoreReplyLost), match=r"too many clients|broke"):
+    # when / then: the server may have hung up before it read anything
+    with pytest.raises(StoreUnavailable, match=r"too many clients|cannot connect|was closed"):
         await make_client(server.url).run("PING", timeout_s=5)
 
 
