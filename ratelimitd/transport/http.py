@@ -34,6 +34,8 @@ MAX_BODY_BYTES = 256 * 1024
 BODY_TIMEOUT_S = 5.0
 MAX_NESTING = 32
 
+_NOT_READABLE = "the body is no RateLimitRequest in JSON"
+
 ShouldRateLimit = Callable[
     [rls_pb2.RateLimitRequest, CallContext], Awaitable[rls_pb2.RateLimitResponse]
 ]
@@ -143,6 +145,8 @@ async def _read_body(request: Request) -> bytes:
 
 
 def _parse(body: bytes) -> rls_pb2.RateLimitRequest:
+    if not body.lstrip().startswith(b"{"):
+        raise InvalidRequest(f"{_NOT_READABLE}: it is not an object")
     try:
         return Parse(
             body,
@@ -151,9 +155,7 @@ def _parse(body: bytes) -> rls_pb2.RateLimitRequest:
             max_recursion_depth=MAX_NESTING,
         )
     except (ParseError, ValueError, RecursionError) as error:
-        raise InvalidRequest(
-            f"the body is no RateLimitRequest in JSON: {_first_line(error)}"
-        ) from error
+        raise InvalidRequest(f"{_NOT_READABLE}: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:
