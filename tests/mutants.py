@@ -70,7 +70,7 @@ MUTANTS = (
     Mutant(
         "a wait is told for what never fits", WINDOW, "if cost > limit then", "if cost < 0 then"
     ),
-    Mutant("state loses its window", WINDOW, "now_us - now_us % window_us, used)", "now_us, used)"),
+    Mutant("state loses its window", WINDOW, "now_us - now_us % window_us, used)", "0, used)"),
     Mutant(
         "a refusal charges",
         BATCH,

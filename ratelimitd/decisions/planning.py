@@ -197,7 +197,7 @@ def _shown(
     if not any(key in secret_keys for key, _ in entries):
         return entries
     return tuple(
-        (key, _short(hash_secret, value)) if key in secret_keys else (key, value)
+        (key, short_fingerprint(hash_secret, value)) if key in secret_keys else (key, value)
         for key, value in entries
     )
 
@@ -209,13 +209,16 @@ def _shown_match(
     if not any(part.is_secret for part in matched.parts):
         return _shown(entries, domain.secret_keys, hash_secret)
     known = tuple(
-        (part.key, _short(hash_secret, part.value)) if part.is_secret else (part.key, part.value)
+        (part.key, short_fingerprint(hash_secret, part.value))
+        if part.is_secret
+        else (part.key, part.value)
         for part in matched.parts
     )
     return known + _shown(entries[len(known) :], domain.secret_keys, hash_secret)
 
 
-def _short(hash_secret: bytes, value: str) -> str:
+def short_fingerprint(hash_secret: bytes, value: str) -> str:
+    """Return what people see of a secret value."""
     return fingerprint(hash_secret, value)[:SHOWN_DIGITS]
 
 

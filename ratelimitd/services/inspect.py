@@ -4,8 +4,11 @@ from dataclasses import dataclass
 
 from ratelimitd._proto.ratelimitd.inspect.v1 import inspect_pb2
 from ratelimitd.decisions.fold import fold
+from ratelimitd.decisions.planning import short_fingerprint
+from ratelimitd.decisions.request import Descriptor
 from ratelimitd.errors import StoreUnavailable
 from ratelimitd.policy.explain import Explanation, explain
+from ratelimitd.policy.model import Domain
 from ratelimitd.services.context import CallContext
 from ratelimitd.services.convert import from_rls_request, to_rls_response
 from ratelimitd.services.ratelimit import RateLimitService, answer_within_s
@@ -41,14 +44,25 @@ class InspectService:
         domain = policy.domains.get(request.domain)
         return inspect_pb2.ExplainResponse(
             descriptors=[
-                _to_descriptor(explain(domain, descriptor.entries))
-                for descriptor in request.descriptors
+                _to_descriptor(explain(domain, one.entries, hide=self._hide), one, domain)
+                for one in request.descriptors
             ],
             policy_revision=policy.revision,
         )
 
+    def _hide(self, value: str) -> str:
+        """Return what stands for a secret value: the digits that logs and metadata show."""
+        return f"#{short_fingerprint(self.ratelimit.hash_secret, value)}"
 
-def _to_descriptor(explanation: Explanation) -> inspect_pb2.ExplainResponse.Descriptor:
+
+def _to_descriptor(
+    explanation: Explanation, descriptor: Descriptor, domain: Domain | None
+) -> inspect_pb2.ExplainResponse.Descriptor:
+    summary = explanation.summary
+    if descriptor.override is not None and domain is not None:
+        override = descriptor.override
+        amount = f"{override.requests_per_unit} per {override.unit.name.lower()}"
+        summary = f"The request brings a limit of its own, {amount}. Without it: {summary}"
     return inspect_pb2.ExplainResponse.Descriptor(
         steps=[
             inspect_pb2.ExplainResponse.Step(
@@ -61,5 +75,5 @@ def _to_descriptor(explanation: Explanation) -> inspect_pb2.ExplainResponse.Desc
         ],
         limit=explanation.limit,
         position=explanation.position,
-        summary=explanation.summary,
+        summary=summary,
     )

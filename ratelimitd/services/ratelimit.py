@@ -14,10 +14,9 @@ from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd.decisions.deny_cache import DenyCache
 from ratelimitd.decisions.failure import failed_counts, failure_policy, fold_failure
 from ratelimitd.decisions.fold import fold
-from ratelimitd.decisions.keys import fingerprint
 from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.plan import Plan, Reply
-from ratelimitd.decisions.planning import SHOWN_DIGITS, make_plan
+from ratelimitd.decisions.planning import make_plan, short_fingerprint
 from ratelimitd.decisions.verdict import Code, RuleOutcome, Verdict
 from ratelimitd.errors import StoreError, StoreUnavailable
 from ratelimitd.policy.model import FailurePolicy
@@ -74,8 +73,12 @@ class RateLimitService:
     def plan(self, message: rls_pb2.RateLimitRequest) -> Plan:
         """Return the plan of a message under the policy in force; raises as above."""
         request = from_rls_request(message, self.bounds)
-        secret = self.store.hash_secret or self._fallback_secret
-        return make_plan(self.holder.current(), request, self.options, secret)
+        return make_plan(self.holder.current(), request, self.options, self.hash_secret)
+
+    @property
+    def hash_secret(self) -> bytes:
+        """The secret behind fingerprints: the store's, or our own until that is known."""
+        return self.store.hash_secret or self._fallback_secret
 
     async def decide(self, plan: Plan, context: CallContext) -> Verdict:
         """Return the verdict on `plan`: from the deny cache, the store, or its failure policy."""
@@ -111,10 +114,10 @@ class RateLimitService:
         ]
         for descriptor, count in zip(checked, verdict.counts, strict=True):
             if count.outcome in _REFUSALS:
-                secret = self.store.hash_secret or self._fallback_secret
+                entries = repr(descriptor.entries)
                 self.refusals.refused(
                     count.limit,
-                    fingerprint=fingerprint(secret, repr(descriptor.entries))[:SHOWN_DIGITS],
+                    fingerprint=short_fingerprint(self.hash_secret, entries),
                     trace_id=trace,
                     revision=plan.policy_revision,
                     now_s=now_s,

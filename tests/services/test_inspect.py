@@ -1,6 +1,7 @@
 import pytest
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
+from ratelimitd._proto.envoy.type.v3 import ratelimit_unit_pb2
 from ratelimitd._proto.ratelimitd.inspect.v1 import inspect_pb2
 from ratelimitd.errors import StoreUnavailable
 from ratelimitd.services.inspect import InspectService
@@ -54,3 +55,18 @@ async def test_explain_tells_the_rule_or_where_matching_stopped(start: Start) ->
     assert stopped.steps[-1].matched_by == "none"
     assert stopped.limit == ""
     assert answer.policy_revision == running.service.holder.current().revision
+
+
+async def test_explain_tells_of_an_override_and_hides_secrets(start: Start) -> None:
+    # given
+    running = await start(POLICY)
+    message = message_of("a=1", "api_key=topsecret")
+    message.descriptors[0].limit.requests_per_unit = 7
+    message.descriptors[0].limit.unit = ratelimit_unit_pb2.HOUR
+    # when
+    answer = await InspectService(running.service).explain(
+        inspect_pb2.ExplainRequest(request=message), PATIENT
+    )
+    # then
+    assert "7 per hour" in answer.descriptors[0].summary
+    assert "topsecret" not in str(answer)
