@@ -103,7 +103,7 @@ def test_every_key_lives_no_longer_than_its_window(client: redis.Redis) -> None:
     # then
     for plan in batch:
         ttl_ms = client.pttl(plan.checks[0].key)
-        assert ttl_ms == -2 or 0 <= ttl_ms <= plan.checks[0].limit.window_us // 1000  # type: ignore[operator]
+        assert ttl_ms == -2 or 0 <= ttl_ms <= plan.checks[0].limit.window_us // 1000
 
 
 def test_a_key_with_short_values_takes_at_most_120_bytes(

@@ -34,7 +34,7 @@ class ScriptedStore:
     def give_back(self, charges: Sequence[wire.Charge], now_us: int) -> int:
         keys, arguments = wire.to_give_back_arguments(charges, now_us)
         sha = SCRIPTS.give_back.sha
-        given: int = self.client.evalsha(sha, len(keys), *keys, *arguments)  # type: ignore[assignment]
+        given: int = self.client.evalsha(sha, len(keys), *keys, *arguments)
         for key in keys:
             self.client.persist(key)
         return given
@@ -42,7 +42,7 @@ class ScriptedStore:
     def _run(self, script: Script, plans: Sequence[Plan], now_us: int | None) -> list[Reply]:
         keys, arguments = wire.to_arguments(plans, now_us)
         with self.client.pipeline(transaction=True) as pipe:
-            pipe.evalsha(script.sha, len(keys), *keys, *arguments)  # type: ignore[no-untyped-call]
+            pipe.evalsha(script.sha, len(keys), *keys, *arguments)
             for key in keys:
                 pipe.pttl(key)
                 pipe.persist(key)
