@@ -71,23 +71,33 @@ class Run:
         )
 
 
-def write(
-    path: Path, *, command: str, store: str, runs: Sequence[Run], bare: Sequence[BareRun], keys: int
-) -> None:
-    """Write the results to `path`; `keys` is how many the bare runs used."""
+def to_text(
+    *,
+    command: str,
+    store: str,
+    runs: Sequence[Run],
+    bare: Sequence[BareRun],
+    keys: int,
+    load: float,
+) -> str:
+    """Return the page; `keys` is how many the bare runs used, `load` the machine's before."""
     parts = [
         _INTRODUCTION,
-        "\n".join(_facts(command, store)),
+        "\n".join(_facts(command, store, load)),
         "## Through the daemon: ShouldRateLimit over gRPC, one descriptor, all admitted",
         _table(HEAD, [run.cells() for run in runs]),
         "## The store alone: check.lua on one connection",
-        _table(BARE_HEAD, [bare_cells(run, keys) for run in bare]),
+        _table(BARE_HEAD, [_bare_cells(run, keys) for run in bare]),
     ]
-    path.write_text("\n\n".join(parts) + "\n", "utf-8")
+    return "\n\n".join(parts) + "\n"
 
 
-def bare_cells(run: BareRun, keys: int) -> tuple[str, ...]:
-    """Return the row of a bare run."""
+def to_line(run: Run) -> str:
+    """Return one run as a line for people."""
+    return ", ".join(f"{name} {cell}" for name, cell in zip(HEAD, run.cells(), strict=True))
+
+
+def _bare_cells(run: BareRun, keys: int) -> tuple[str, ...]:
     return (
         run.name,
         f"{keys:,}",
@@ -97,13 +107,15 @@ def bare_cells(run: BareRun, keys: int) -> tuple[str, ...]:
     )
 
 
-def _facts(command: str, store: str) -> list[str]:
+def _facts(command: str, store: str, load: float) -> list[str]:
     """Return what a reader needs to compare: machine, versions, commit, command."""
     python = platform.python_version()
+    kernel = ".".join(platform.release().split(".")[:2])
     libraries = ", ".join(f"{name} {version(name)}" for name in ("grpcio", "redis", "protobuf"))
     return [
-        f"- machine: {_cpu_model()}, {os.cpu_count()} cores, Linux {platform.release()}",
+        f"- machine: {_cpu_model()}, {os.cpu_count()} cores, Linux {kernel}",
         f"- versions: CPython {python}, {libraries}, store {store}",
+        f"- load average before the run: {load:.1f}",
         f"- commit: {_commit()}",
         f"- command: `{command}`",
     ]

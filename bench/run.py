@@ -4,6 +4,7 @@ Everything runs on loopback and on a private store; children are ended by their 
 """
 
 import argparse
+import os
 import shlex
 import sys
 import tempfile
@@ -13,9 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
-from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from bench import bare, report
 from bench.load import LoadSpec, running_clients
@@ -53,11 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run every case, print each run, and write the results."""
     options = _parser().parse_args(arguments)
     runs: list[report.Run] = []
-    console = Console()
+    load = os.getloadavg()[0]
     with (
         tempfile.TemporaryDirectory(prefix="ratelimitd-bench-") as name,
         running_store(Path(name)) as store,
-        Progress(console=console, transient=True) as progress,
+        Progress(transient=True) as progress,
     ):
         policy = bare.load_policy()
         empty_bytes = store.used_memory()
@@ -71,21 +70,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 bench = Bench(case, daemon, store, empty_bytes)
                 runs += _measure(bench, options, progress)
         store_name = f"{store.version} on a unix socket"
-    _show(console, runs, bare_runs)
-    report.write(
-        options.output,
+    text = report.to_text(
         command=shlex.join(["python", "-m", "bench.run", *(arguments or sys.argv[1:])]),
         store=store_name,
         runs=runs,
         bare=bare_runs,
         keys=BARE_KEYS,
+        load=load,
     )
-    console.print(f"written: {options.output}")
+    options.output.write_text(text, "utf-8")
+    print(text)
+    print(f"written: {options.output}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=5.0, help="length of a run")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of a run")
     parser.add_argument("--runs", type=int, default=3, help="runs of each case")
     parser.add_argument("--keys", type=int, default=1_000_000, help="keys of the large case")
     parser.add_argument("--processes", type=int, default=2, help="client processes")
@@ -122,7 +122,7 @@ def _measure(bench: Bench, options: argparse.Namespace, progress: Progress) -> I
         clients.run()
     for number in range(1, options.runs + 1):
         run = _run(bench, options.seconds, number)
-        progress.console.print(" | ".join(run.cells()))
+        progress.console.print(report.to_line(run))
         progress.advance(task)
         yield run
 
@@ -182,18 +182,6 @@ def _batches(daemon: Daemon) -> tuple[float, float]:
     }
     prefix = "ratelimitd_store_batch_checks"
     return values.get(f"{prefix}_sum", 0.0), values.get(f"{prefix}_count", 0.0)
-
-
-def _show(console: Console, runs: Sequence[report.Run], bare_runs: Sequence[bare.BareRun]) -> None:
-    """Print both tables."""
-    table = Table(*report.HEAD, title="through the daemon")
-    for run in runs:
-        table.add_row(*run.cells())
-    console.print(table)
-    table = Table(*report.BARE_HEAD, title="the store alone")
-    for one in bare_runs:
-        table.add_row(*report.bare_cells(one, BARE_KEYS))
-    console.print(table)
 
 
 if __name__ == "__main__":

@@ -174,13 +174,11 @@ def to_label(text: str) -> str:
 def _nodes(root: Node) -> Iterator[Node]:
     """Yield `root` and everything below it; a wildcard may also stand among the exact names."""
     pending = {id(root): root}
-    seen: set[int] = set()
     while pending:
-        identity, node = pending.popitem()
-        seen.add(identity)
+        _, node = pending.popitem()
         yield node
         below = [*node.exact.values(), *(wildcard.node for wildcard in node.wildcards)]
-        pending.update({id(child): child for child in below if id(child) not in seen})
+        pending.update({id(child): child for child in below})
 
 
 def _sort_out(

@@ -159,6 +159,35 @@ def test_reload_frees_the_slots_of_values_whose_rule_is_gone() -> None:
     assert telemetry.rules.overflowed == 0
 
 
+def test_reload_keeps_the_cap_on_values_whose_rule_stays() -> None:
+    telemetry = Telemetry()
+    telemetry.policy_loaded(policy("tenant"), now_s=1.0)
+    for number in range(MAX_DYNAMIC_SERIES):
+        telemetry.observe_verdict(verdict(count(f"tenant_{number}", rule="tenant")))
+
+    telemetry.policy_loaded(policy("tenant"), now_s=2.0)
+    telemetry.observe_verdict(verdict(count("tenant_new", rule="tenant")))
+
+    assert ("api", "tenant_new") not in telemetry.rules.rows
+    assert telemetry.rules.overflowed == 1
+
+
+def test_reload_keeps_the_overflow_of_a_domain_that_stays() -> None:
+    # given an overflow, the oldest row of all
+    telemetry = Telemetry()
+    telemetry.observe_verdict(verdict(count("v" * (MAX_DYNAMIC_NAME + 1))))
+    rules = [f"rule{number}" for number in range(MAX_RETIRED_SERIES + 1)]
+    telemetry.policy_loaded(policy(*rules), now_s=1.0)
+    for rule in rules:
+        telemetry.observe_verdict(verdict(count(rule)))
+
+    # when so many rules go that the oldest of them are forgotten
+    telemetry.policy_loaded(policy("ip"), now_s=2.0)
+
+    assert ("api", OVERFLOW_NAME) in telemetry.rules.rows
+    assert ("api", "rule0") not in telemetry.rules.rows
+
+
 def test_reload_keeps_the_counts_of_rules_that_stay() -> None:
     telemetry = Telemetry()
     telemetry.policy_loaded(policy("ip"), now_s=1.0)

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
@@ -42,7 +42,7 @@ def test_scrape_names_every_family_before_anything_happened() -> None:
 def test_scrape_shows_decisions_by_domain_rule_and_outcome() -> None:
     telemetry = Telemetry()
     telemetry.observe_verdict(verdict(count("ip"), count("user", RuleOutcome.FAILED_OPEN)))
-    telemetry.observe_verdict(verdict(count("ip", near=1)))
+    telemetry.observe_verdict(verdict(count("ip", near=1, refunded=4)))
 
     result = scrape(telemetry)
 
@@ -51,6 +51,7 @@ def test_scrape_shows_decisions_by_domain_rule_and_outcome() -> None:
     assert value(result, name, domain="api", rule="ip", outcome="refused") == 0
     assert value(result, name, domain="api", rule="user", outcome="failed_open") == 1
     assert value(result, "ratelimitd_near_limit_total", domain="api", rule="ip") == 1
+    assert value(result, "ratelimitd_refunded_hits_total", domain="api", rule="ip") == 4
 
 
 def test_scrape_shows_requests_store_policy_logs_and_build() -> None:
@@ -128,6 +129,7 @@ def test_scrape_has_only_the_newest_policy_revision() -> None:
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
+@example('a"b\\c\nd', '"}\n# TYPE forged counter\nforged 1\\')
 def test_label_values_survive_whatever_they_hold(domain: str, name: str) -> None:
     telemetry = Telemetry()
     telemetry.observe_verdict(verdict(count(name, domain=domain), domain=domain))
