@@ -79,8 +79,8 @@ def match(domain: Domain, entries: Sequence[tuple[str, str]]) -> Match:
                     return Match(None, None, tuple(parts), "")
         is_secret = child.is_sensitive or key in secret_keys
         has_masked = has_masked or (is_secret and not child.is_sensitive)
-        shared = child.is_shared and matched_by is _WILDCARD
-        counter_value = child.name.removeprefix(f"{key}_") if shared else value
+        is_shared = child.is_shared and matched_by is _WILDCARD
+        counter_value = child.name.removeprefix(f"{key}_") if is_shared else value
         parts.append(Part(key, value, child, matched_by, counter_value, is_secret))
         node = child
     if not parts:
@@ -125,8 +125,7 @@ def _metric_level(part: Part, *, is_detailed: bool) -> str:
         # A node that is not sensitive itself may spell the value in its joined name.
         has_value = part.matched_by is _EXACT and not node.is_sensitive
         return part.key if has_value else node.label
-    if node.is_shared or not (is_detailed or node.has_value_metric):
+    is_shared = node.is_shared and part.matched_by is _WILDCARD
+    if is_shared or not (is_detailed or node.has_value_metric):
         return node.label
-    if is_detailed or part.matched_by is not _EXACT:
-        return f"{part.key}_{part.value}" if part.value else part.key
-    return node.label
+    return f"{part.key}_{part.value}" if part.value else part.key

@@ -83,9 +83,9 @@ def metric_key(outcome: Outcome, entries: Sequence[tuple[str, str]]) -> str:
     levels = []
     for (key, value), rule, way in zip(entries, outcome.rules, outcome.ways, strict=True):
         at_runtime = f"{key}_{value}" if value else key
-        if rule.is_shared:
+        if rule.is_shared and way == "wildcard":
             levels.append(rule.name)
-        elif is_detailed or (rule.shows_value and way != "exact"):
+        elif is_detailed or rule.shows_value:
             levels.append(at_runtime)
         else:
             levels.append(rule.name)
