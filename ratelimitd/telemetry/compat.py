@@ -24,6 +24,9 @@ _IPV4 = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
 _REPLACED = str.maketrans(":|", "__")
 _ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
+# Labels of a rule are the same at each scrape; more rules than this only take longer.
+CACHED_LABELS = 8_192
+
 # The one method that the reference server has; its HTTP facade is not counted there.
 _METHOD = "ShouldRateLimit"
 _STORE_CODES = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
@@ -48,7 +51,7 @@ def render(telemetry: Telemetry) -> bytes:
     return "".join(_lines(telemetry)).encode()
 
 
-@lru_cache(maxsize=4_096)
+@lru_cache(maxsize=CACHED_LABELS)
 def rule_labels(domain: str, name: str) -> Labels:
     """Return the labels under which the reference server shows a rule."""
     stat = _IPV4.sub(
@@ -113,6 +116,7 @@ def _histogram(name: str, labels: Labels, values: Histogram) -> Iterator[str]:
     yield f"{name}_count{_format(labels)} {values.count}\n"
 
 
+@lru_cache(maxsize=CACHED_LABELS)
 def _format(labels: Labels) -> str:
     """Return `labels` between braces, escaped; nothing for none."""
     if not labels:
