@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import uvloop
@@ -43,6 +44,14 @@ RESTART_DELAY_S = 5.0
 OnReady = Callable[[Addresses, PolicyHolder], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What the outside told us: to end, or to load the policy again."""
+
+    stop: asyncio.Event
+    reload: asyncio.Event
+
+
 def run(settings: Settings, on_ready: OnReady = lambda *_: None) -> None:
     """Serve until a signal; ConfigError says why it cannot be started.
 
@@ -62,7 +71,7 @@ def run(settings: Settings, on_ready: OnReady = lambda *_: None) -> None:
 
 
 async def _serve(settings: Settings, telemetry: Telemetry, on_ready: OnReady) -> None:
-    stop = _catch_stop_signals()
+    signals = _catch_signals()
     for warning in settings.warnings:
         _log.warning("%s", warning)
     holder = PolicyHolder()
@@ -107,7 +116,7 @@ async def _serve(settings: Settings, telemetry: Telemetry, on_ready: OnReady) ->
         )
         addresses, drain = await open_ports(settings.listen, ports, stack)
         _announce(addresses, holder, on_ready)
-        await _work_until(stop, policies, watch)
+        await _work_until(signals, policies, watch)
         health.is_draining = True
         await reporter.refresh()
         _log.info("draining", extra=fields(grace_s=settings.listen.drain_grace_s))
@@ -190,25 +199,23 @@ def _announce(addresses: Addresses, holder: PolicyHolder, on_ready: OnReady) -> 
     on_ready(addresses, holder)
 
 
-async def _work_until(stop: asyncio.Event, policies: PolicyLoop, watch: StoreWatch) -> None:
-    """Run what goes on beside the requests until `stop` is set."""
-    tasks: set[asyncio.Task[None]] = set()
-
-    def reload() -> None:
-        task = asyncio.create_task(policies.reload())
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
-    tasks.add(asyncio.create_task(_keep_going(lambda: policies.watch(stop))))
-    tasks.add(asyncio.create_task(_keep_going(watch.run)))
+async def _work_until(signals: Signals, policies: PolicyLoop, watch: StoreWatch) -> None:
+    """Run what goes on beside the requests until we are told to stop."""
+    works = (lambda: policies.watch(signals.stop), watch.run, lambda: _reload(signals, policies))
+    tasks = [asyncio.create_task(_keep_going(work)) for work in works]
     try:
-        await stop.wait()
+        await signals.stop.wait()
     finally:
-        unfinished = tuple(tasks)
-        for task in unfinished:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*unfinished, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _reload(signals: Signals, policies: PolicyLoop) -> None:
+    while True:
+        await signals.reload.wait()
+        signals.reload.clear()
+        await policies.reload()
 
 
 async def _keep_going(work: Callable[[], Awaitable[None]]) -> None:
@@ -221,12 +228,13 @@ async def _keep_going(work: Callable[[], Awaitable[None]]) -> None:
             await asyncio.sleep(RESTART_DELAY_S)
 
 
-def _catch_stop_signals() -> asyncio.Event:
-    stop = asyncio.Event()
+def _catch_signals() -> Signals:
+    signals = Signals(asyncio.Event(), asyncio.Event())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop
+        loop.add_signal_handler(number, signals.stop.set)
+    loop.add_signal_handler(signal.SIGHUP, signals.reload.set)
+    return signals
 
 
 def _now_us() -> int:
