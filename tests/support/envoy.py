@@ -64,13 +64,24 @@ def envoy_binary() -> str:
     pytest.skip(reason)
 
 
-def published_config(name: str, *, backend_port: int, ratelimitd_port: int) -> str:
+def published_config(
+    name: str,
+    *,
+    backend_port: int,
+    ratelimitd_port: int,
+    edits: Mapping[str, str] | None = None,
+) -> str:
     """Return clients/envoy/`name` on free ports, in front of the given backend and daemon.
 
-    The stand-in backend of the published file gives way to the real one, and the time that Envoy
-    waits for an answer becomes PATIENCE.
+    `edits` are replacements in the file's text; each must occur in it. The stand-in backend of
+    the file gives way to the real one, and the time that Envoy waits for an answer becomes
+    PATIENCE.
     """
-    config = yaml.safe_load((CONFIGURATIONS / name).read_text("utf-8"))
+    text = (CONFIGURATIONS / name).read_text("utf-8")
+    for old, new in (edits or {}).items():
+        assert old in text, f"{name} no longer has {old!r}"
+        text = text.replace(old, new)
+    config = yaml.safe_load(text)
     listeners = config["static_resources"]["listeners"]
     listeners[:] = [listener for listener in listeners if listener["name"] != "stand_in_backend"]
     return on_ports(

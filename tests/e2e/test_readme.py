@@ -1,0 +1,92 @@
+"""What README.md and docs/ promise: pasted configuration, commands, links."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from tests.support.daemon import clean_environment, running_daemon
+from tests.support.envoy import CONFIGURATIONS
+from tests.support.proxied import EXAMPLES, yearly_example
+from tests.support.servers import Server
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md")])
+
+
+def blocks(language: str) -> list[str]:
+    """Return the contents of README's fenced blocks in `language`."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("block", blocks("yaml"))
+def test_readme_configuration_stands_in_the_tested_file(block: str) -> None:
+    # given
+    text = (CONFIGURATIONS / "basic.yaml").read_text("utf-8")
+    lines = [line.strip() for line in text.splitlines()]
+    pasted = [line.strip() for line in block.splitlines()]
+
+    # when
+    starts = [at for at, line in enumerate(lines) if line == pasted[0]]
+
+    # then: line by line, and indented as one piece
+    places = [at for at in starts if lines[at : at + len(pasted)] == pasted]
+    assert places
+    at = places[0]
+    assert dedent("\n".join(text.splitlines()[at : at + len(pasted)])) == block.rstrip("\n")
+
+
+def test_readme_hit_command_is_refused_the_sixth_time(store: Server, tmp_path: Path) -> None:
+    # given: the loop of the sixty seconds, far from a minute's border
+    found = re.search(r"for i in ([\d ]+); do (.*); done", README)
+    assert found
+    repeats, command = found[1].split(), shlex.split(found[2])
+    assert command[0] == ".venv/bin/ratelimitctl"
+    ratelimitctl = str(Path(sys.executable).with_name("ratelimitctl"))
+    policy = yearly_example("api.yaml", tmp_path / "policy")
+    with running_daemon(policy, store.url, tmp_path) as daemon:
+        # when
+        codes = [
+            subprocess.run(
+                [ratelimitctl, *command[1:], "--address", daemon.grpc_address],
+                env=clean_environment(),
+                check=False,
+                stdout=subprocess.DEVNULL,
+                timeout=30,
+            ).returncode
+            for _ in repeats
+        ]
+
+    # then
+    assert codes == [0] * 5 + [3]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files_of_the_project(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text("utf-8")):
+        if "://" not in target:
+            assert (document.parent / target).exists(), f"{document}: {target}"
+
+
+def test_every_configuration_has_its_example_policy() -> None:
+    # given
+    served = {
+        domain
+        for file in EXAMPLES.glob("*.yaml")
+        for domain in re.findall(r"^domain: (\w+)", file.read_text("utf-8"), re.MULTILINE)
+    }
+
+    # when
+    asked = {
+        domain
+        for file in CONFIGURATIONS.glob("*.yaml")
+        for domain in re.findall(r"\bdomain: (\w+)", file.read_text("utf-8"))
+    }
+
+    # then
+    assert asked <= served
