@@ -13,8 +13,8 @@ import asyncio
 import errno
 import os
 import stat
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -76,29 +76,47 @@ class DirectorySource:
 
     def read(self) -> dict[str, bytes]:
         """Return the content of every file by name; raises ConfigError."""
+        outcome: dict[str, bytes] | ConfigError = {}
         for _ in range(READ_ATTEMPTS):
             self._read_signature = self._signature()
-            files = self._read_once()
+            try:
+                outcome = self._read_once()
+            except ConfigError as error:
+                outcome = error
             if self._signature() == self._read_signature:
                 break
-        return files
+        if isinstance(outcome, ConfigError):
+            raise outcome
+        return outcome
 
-    async def changes(self, stop: asyncio.Event) -> AsyncIterator[None]:
+    async def changes(self, stop: asyncio.Event) -> AsyncGenerator[None, None]:
         """Yield when the files differ from the last `read`, until `stop` is set.
 
         A consumer that does not read after a change is told again.
         """
         while not stop.is_set():
-            if await asyncio.to_thread(self._signature) != self._read_signature:
-                yield
-            await self._wait(stop)
+            async with self._watching(stop) as woken:
+                # Watched first, compared second: a change in between wakes the next round up.
+                if await asyncio.to_thread(self._signature) != self._read_signature:
+                    yield
+                await woken
 
-    async def _wait(self, stop: asyncio.Event) -> None:
-        """Return after an event, after the poll interval, or when `stop` is set."""
+    @asynccontextmanager
+    async def _watching(self, stop: asyncio.Event) -> AsyncIterator[asyncio.Task[None]]:
+        """Watch the directories; the task ends at an event, the poll interval, or `stop`."""
         directories = await asyncio.to_thread(self._watched)
+        woken = asyncio.create_task(self._wait(directories, stop))
+        await asyncio.sleep(0)  # the first step of the task puts the watches in place
+        try:
+            yield woken
+        finally:
+            woken.cancel()
+            await asyncio.wait([woken])
+
+    async def _wait(self, directories: set[Path], stop: asyncio.Event) -> None:
         try:
             await self._wait_for_event(directories, stop)
-        except OSError:
+        except (OSError, RuntimeError):
             # No inotify watches left, or a directory went away just now: poll.
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), self._poll_interval_s)
@@ -117,8 +135,7 @@ class DirectorySource:
             recursive=False,
         )
         async with aclosing(events):
-            async for _ in events:
-                return
+            await anext(events, None)
 
     def _signature(self) -> Signature:
         """Return what changes when any file does; the error's text where there is one."""

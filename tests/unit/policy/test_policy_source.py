@@ -1,0 +1,390 @@
+import asyncio
+import errno
+import os
+from collections.abc import Callable
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+import watchfiles
+
+from ratelimitd import policy_source
+from ratelimitd.errors import ConfigError
+from ratelimitd.policy_source import DirectorySource
+
+NEVER_S = 600.0
+"""A poll interval that no test lives to see: what is found came from an event."""
+
+DEADLINE_S = 20.0
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def swap(link: Path, target: str) -> None:
+    """Point `link` elsewhere in one step, as Kubernetes does."""
+    fresh = link.with_name("..fresh")
+    fresh.symlink_to(target)
+    fresh.replace(link)
+
+
+def mount(root: Path) -> None:
+    """What Kubernetes makes of a ConfigMap with one file."""
+    write(root / "..2026_01_01" / "api.yaml", "one")
+    (root / "..data").symlink_to("..2026_01_01")
+    (root / "api.yaml").symlink_to("..data/api.yaml")
+
+
+async def next_read(source: DirectorySource, change: Callable[[], object]) -> dict[str, bytes]:
+    """Make a change while the source is watched; return what is read when it is told."""
+    stop = asyncio.Event()
+    async with asyncio.timeout(DEADLINE_S), aclosing(source.changes(stop)) as changes:
+        told = asyncio.ensure_future(anext(changes))
+        await asyncio.to_thread(change)
+        await told
+    return source.read()
+
+
+def test_read_names_files_by_their_path_below_the_root(tmp_path: Path) -> None:
+    write(tmp_path / "b.yaml", "1")
+    write(tmp_path / "team" / "a", "2")
+    write(tmp_path / ".draft.yaml", "3")
+    write(tmp_path / ".git" / "config", "4")
+
+    assert DirectorySource(tmp_path).read() == {"b.yaml": b"1", "team/a": b"2"}
+
+
+def test_read_takes_dotfiles_when_told(tmp_path: Path) -> None:
+    write(tmp_path / ".draft.yaml", "3")
+
+    source = DirectorySource(tmp_path, ignore_dotfiles=False)
+
+    assert source.read() == {".draft.yaml": b"3"}
+
+
+@pytest.mark.parametrize("ignore_dotfiles", [True, False])
+def test_read_takes_a_kubernetes_mount_once(tmp_path: Path, ignore_dotfiles: bool) -> None:
+    mount(tmp_path)
+
+    source = DirectorySource(tmp_path, ignore_dotfiles=ignore_dotfiles)
+
+    assert source.read() == {"api.yaml": b"one"}
+
+
+def test_read_of_an_empty_directory_is_empty(tmp_path: Path) -> None:
+    assert DirectorySource(tmp_path).read() == {}
+
+
+def test_read_takes_a_single_file(tmp_path: Path) -> None:
+    write(tmp_path / "api.yaml", "1")
+
+    assert DirectorySource(tmp_path / "api.yaml").read() == {"api.yaml": b"1"}
+
+
+def test_read_follows_linked_directories_once(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere" / "a", "1")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "linked").symlink_to("../elsewhere")
+    (tmp_path / "elsewhere" / "loop").symlink_to("../root")
+
+    assert DirectorySource(tmp_path / "root").read() == {"linked/a": b"1"}
+
+
+def test_read_replaces_what_is_no_text_in_a_name(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.yaml")).write_text("1")
+
+    assert DirectorySource(tmp_path).read() == {"\N{REPLACEMENT CHARACTER}.yaml": b"1"}
+
+
+def test_read_missing_directory_is_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere does not exist; name a directory"):
+        DirectorySource(tmp_path / "nowhere").read()
+
+
+def test_read_broken_link_names_its_target(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").symlink_to("gone.yaml")
+
+    with pytest.raises(ConfigError, match=r"a\.yaml is a symlink to gone\.yaml, which does not"):
+        DirectorySource(tmp_path).read()
+
+
+def test_read_link_to_itself_is_a_config_error(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+
+    with pytest.raises(ConfigError, match="loop"):
+        DirectorySource(tmp_path / "loop").read()
+    with pytest.raises(ConfigError, match="loop"):
+        DirectorySource(tmp_path).read()
+
+
+def test_read_refuses_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(ConfigError, match="pipe is neither a file nor a directory"):
+        DirectorySource(tmp_path).read()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+@pytest.mark.parametrize("name", ["a.yaml", "team"])
+def test_read_without_permission_is_a_config_error(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "a.yaml", "1")
+    write(tmp_path / "team" / "b.yaml", "1")
+    (tmp_path / name).chmod(0)
+
+    try:
+        with pytest.raises(ConfigError, match=f"{name} cannot be read: permission denied"):
+            DirectorySource(tmp_path).read()
+    finally:
+        (tmp_path / name).chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("bound", "message"),
+    [
+        ("MAX_FILES", "more than 1 files"),
+        ("MAX_DIRECTORIES", "more than 1 directories"),
+        ("MAX_POLICY_BYTES", "more than 1 bytes"),
+    ],
+)
+def test_read_stops_at_its_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, message: str
+) -> None:
+    monkeypatch.setattr(policy_source, bound, 1)
+    write(tmp_path / "a.yaml", "1")
+    write(tmp_path / "b" / "b.yaml", "1")
+
+    with pytest.raises(ConfigError, match=message):
+        DirectorySource(tmp_path).read()
+
+
+def test_read_takes_one_byte_more_than_a_file_may_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy_source, "MAX_FILE_BYTES", 3)
+    write(tmp_path / "a.yaml", "123456")
+
+    assert DirectorySource(tmp_path).read() == {"a.yaml": b"1234"}
+
+
+async def test_changes_tells_of_a_new_an_edited_and_a_removed_file(tmp_path: Path) -> None:
+    write(tmp_path / "a", "1")
+    source = DirectorySource(tmp_path, poll_interval_s=NEVER_S)
+    source.read()
+
+    assert await next_read(source, lambda: write(tmp_path / "b", "2")) == {"a": b"1", "b": b"2"}
+    assert await next_read(source, lambda: write(tmp_path / "a", "3")) == {"a": b"3", "b": b"2"}
+    assert await next_read(source, (tmp_path / "a").unlink) == {"b": b"2"}
+
+
+async def test_changes_tells_of_a_file_in_a_new_directory(tmp_path: Path) -> None:
+    source = DirectorySource(tmp_path, poll_interval_s=NEVER_S)
+    source.read()
+
+    found = await next_read(source, lambda: write(tmp_path / "deep" / "er" / "a", "1"))
+
+    assert found == {"deep/er/a": b"1"}
+
+
+async def test_changes_tells_of_a_swapped_mount(tmp_path: Path) -> None:
+    mount(tmp_path)
+    source = DirectorySource(tmp_path, poll_interval_s=NEVER_S)
+    source.read()
+    write(tmp_path / "..2026_01_02" / "api.yaml", "two")
+
+    found = await next_read(source, lambda: swap(tmp_path / "..data", "..2026_01_02"))
+
+    assert found == {"api.yaml": b"two"}
+
+
+async def test_changes_tells_of_a_swapped_root(tmp_path: Path) -> None:
+    write(tmp_path / "v1" / "config" / "a", "1")
+    write(tmp_path / "v2" / "config" / "a", "2")
+    (tmp_path / "current").symlink_to("v1")
+    source = DirectorySource(tmp_path / "current" / "config", poll_interval_s=NEVER_S)
+    source.read()
+
+    found = await next_read(source, lambda: swap(tmp_path / "current", "v2"))
+
+    assert found == {"a": b"2"}
+
+
+async def test_changes_tells_of_an_edit_behind_a_link(tmp_path: Path) -> None:
+    write(tmp_path / "far" / "a", "1")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "a").symlink_to("../far/a")
+    source = DirectorySource(tmp_path / "root", poll_interval_s=NEVER_S)
+    source.read()
+
+    assert await next_read(source, lambda: write(tmp_path / "far" / "a", "22")) == {"a": b"22"}
+
+
+async def test_changes_polls_for_a_root_that_appears(tmp_path: Path) -> None:
+    # given a root that nothing can watch
+    root = tmp_path / "missing" / "root"
+    source = DirectorySource(root, poll_interval_s=0.05)
+    with pytest.raises(ConfigError):
+        source.read()
+
+    assert await next_read(source, lambda: write(root / "a", "1")) == {"a": b"1"}
+
+
+async def test_changes_tells_at_once_of_what_changed_before(tmp_path: Path) -> None:
+    write(tmp_path / "a", "1")
+    source = DirectorySource(tmp_path, poll_interval_s=NEVER_S)
+    source.read()
+    write(tmp_path / "a", "22")
+
+    assert await next_read(source, lambda: None) == {"a": b"22"}
+
+
+async def test_changes_tells_of_a_root_that_went_away(tmp_path: Path) -> None:
+    write(tmp_path / "root" / "a", "1")
+    source = DirectorySource(tmp_path / "root", poll_interval_s=NEVER_S)
+    source.read()
+
+    with pytest.raises(ConfigError, match="does not exist"):
+        await next_read(source, lambda: (tmp_path / "root").rename(tmp_path / "gone"))
+
+
+@pytest.mark.parametrize(
+    ("root", "change"),
+    [
+        ("mount", lambda root: write(root / "mount" / "new", "2")),
+        ("mount", lambda root: swap(root / "mount" / "..data", "..2026_01_02")),
+        ("current/config", lambda root: swap(root / "current", "v2")),
+        ("linked", lambda root: write(root / "v1" / "config" / "a", "3")),
+        ("v1/config/a", lambda root: write(root / "v1" / "config" / "a", "3")),
+        ("v1", lambda root: write(root / "v1" / "config" / "b", "3")),
+    ],
+    ids=["new file", "swapped mount", "swapped root", "behind a link", "one file", "below"],
+)
+async def test_changes_are_woken_by_the_event(
+    tmp_path: Path, root: str, change: Callable[[Path], None]
+) -> None:
+    # given watches in place
+    mount(tmp_path / "mount")
+    write(tmp_path / "mount" / "..2026_01_02" / "api.yaml", "two")
+    write(tmp_path / "v1" / "config" / "a", "1")
+    write(tmp_path / "v2" / "config" / "a", "2")
+    (tmp_path / "current").symlink_to("v1")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "a").symlink_to("../v1/config/a")
+    source = DirectorySource(tmp_path / root, poll_interval_s=NEVER_S)
+
+    async with source._watching(asyncio.Event()) as woken:  # noqa: SLF001 - before any comparison
+        # when
+        change(tmp_path)
+
+        # then
+        await asyncio.wait_for(woken, DEADLINE_S)
+
+
+async def test_changes_polls_when_watches_run_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_paths: Path, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, "no watches left")
+
+    monkeypatch.setattr(watchfiles, "awatch", refuse)
+    source = DirectorySource(tmp_path, poll_interval_s=0.05)
+    source.read()
+
+    assert await next_read(source, lambda: write(tmp_path / "a", "1")) == {"a": b"1"}
+
+
+def test_read_is_repeated_while_files_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a mount that is swapped between the reading of two files
+    mount(tmp_path)
+    write(tmp_path / "..2026_01_01" / "b.yaml", "one")
+    write(tmp_path / "..2026_01_02" / "api.yaml", "two")
+    write(tmp_path / "..2026_01_02" / "b.yaml", "two")
+    (tmp_path / "b.yaml").symlink_to("..data/b.yaml")
+    open_file = Path.open
+
+    def open_after_swap(path: Path, mode: str) -> object:
+        if path.name == "b.yaml":
+            swap(tmp_path / "..data", "..2026_01_02")
+        return open_file(path, mode)
+
+    monkeypatch.setattr(Path, "open", open_after_swap)
+
+    assert DirectorySource(tmp_path).read() == {"api.yaml": b"two", "b.yaml": b"two"}
+
+
+def test_read_ends_though_files_never_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a", "")
+    open_file, sizes = Path.open, iter(range(1, 1000))
+
+    def open_after_growth(path: Path, mode: str) -> object:
+        with open_file(path, "wb") as file:
+            file.write(b"x" * next(sizes))
+        return open_file(path, mode)
+
+    monkeypatch.setattr(Path, "open", open_after_growth)
+
+    assert DirectorySource(tmp_path).read() == {"a": b"x" * policy_source.READ_ATTEMPTS}
+
+
+def test_read_is_repeated_when_a_file_goes_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a", "1")
+    write(tmp_path / "b", "2")
+    open_file = Path.open
+
+    def open_after_removal(path: Path, mode: str) -> object:
+        (tmp_path / "b").unlink(missing_ok=True)
+        return open_file(path, mode)
+
+    monkeypatch.setattr(Path, "open", open_after_removal)
+
+    assert DirectorySource(tmp_path).read() == {"a": b"1"}
+
+
+def test_read_failing_disk_is_a_config_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a", "1")
+
+    def fail(path: Path, _mode: str) -> object:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(Path, "open", fail)
+
+    with pytest.raises(ConfigError, match="a cannot be read: Input/output error"):
+        DirectorySource(tmp_path).read()
+
+
+@pytest.mark.parametrize("has_root", [True, False])
+async def test_changes_ends_when_stopped(tmp_path: Path, has_root: bool) -> None:
+    source = DirectorySource(tmp_path if has_root else tmp_path / "x", poll_interval_s=NEVER_S)
+    source._read_signature = source._signature()  # noqa: SLF001 - as read() leaves it
+    stop = asyncio.Event()
+
+    async def watch() -> int:
+        return len([change async for change in source.changes(stop)])
+
+    task = asyncio.create_task(watch())
+    await asyncio.sleep(0)
+    stop.set()
+
+    async with asyncio.timeout(DEADLINE_S):
+        assert await task == 0
+
+
+async def test_changes_cancelled_leaves_the_stop_event_alone(tmp_path: Path) -> None:
+    source = DirectorySource(tmp_path, poll_interval_s=NEVER_S)
+    source.read()
+    stop = asyncio.Event()
+    async with asyncio.timeout(DEADLINE_S), aclosing(source.changes(stop)) as changes:
+        waiting = asyncio.ensure_future(anext(changes))
+        await asyncio.wait([waiting], timeout=0.3)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    assert not stop.is_set()
