@@ -9,6 +9,7 @@ Rules:
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd.decisions.deny_cache import DenyCache
@@ -17,6 +18,7 @@ from ratelimitd.decisions.fold import fold
 from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.plan import Plan, Reply
 from ratelimitd.decisions.planning import make_plan, short_fingerprint
+from ratelimitd.decisions.request import Descriptor
 from ratelimitd.decisions.verdict import Code, RuleOutcome, Verdict
 from ratelimitd.errors import StoreError, StoreUnavailable
 from ratelimitd.policy.model import FailurePolicy
@@ -114,14 +116,17 @@ class RateLimitService:
         ]
         for descriptor, count in zip(checked, verdict.counts, strict=True):
             if count.outcome in _REFUSALS:
-                entries = repr(descriptor.entries)
                 self.refusals.refused(
                     count.limit,
-                    fingerprint=short_fingerprint(self.hash_secret, entries),
+                    fingerprint=partial(self._fingerprint, descriptor),
                     trace_id=trace,
                     revision=plan.policy_revision,
                     now_s=now_s,
                 )
+
+    def _fingerprint(self, descriptor: Descriptor) -> str:
+        """Return what stands for all values of a descriptor in the log."""
+        return short_fingerprint(self.hash_secret, repr(descriptor.entries))
 
 
 def answer_within_s(context: CallContext) -> float:

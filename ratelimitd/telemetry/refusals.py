@@ -4,12 +4,14 @@ Rules:
 - In any span of one second a rule has at most LINES_PER_SECOND lines; the next line of the rule
   says how many were left out before it.
 - The table is bounded: rules beyond it share one entry.
-- Values appear only as a fingerprint that the caller computed. Time is an argument, monotonic.
+- Values appear only as a fingerprint, computed for lines that are written. Time is an argument,
+  monotonic.
 """
 
 import logging
 import re
 from collections import deque
+from collections.abc import Callable
 
 from ratelimitd.policy.model import Limit
 from ratelimitd.telemetry.counters import LogSeries
@@ -37,7 +39,13 @@ class RefusalLog:
         self._forgotten_s = -SPAN_S
 
     def refused(
-        self, limit: Limit, *, fingerprint: str, trace_id: str, revision: str, now_s: float
+        self,
+        limit: Limit,
+        *,
+        fingerprint: Callable[[], str],
+        trace_id: str,
+        revision: str,
+        now_s: float,
     ) -> None:
         """Log that `limit` refused the values behind `fingerprint`, or count that it was not."""
         if not _log.isEnabledFor(logging.INFO):
@@ -54,7 +62,7 @@ class RefusalLog:
             "domain": limit.domain,
             "rule": limit.rule,
             "limit": f"{limit.requests_per_unit}/{limit.unit.name.lower()}",
-            "value": fingerprint,
+            "value": fingerprint(),
             "policy": revision,
         }
         if trace_id:

@@ -15,7 +15,9 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
 def refuse(log: RefusalLog, now_s: float, rule: str = "ip") -> None:
-    log.refused(limit(rule), fingerprint="1a2b3c4d", trace_id="", revision="00ff", now_s=now_s)
+    log.refused(
+        limit(rule), fingerprint=lambda: "1a2b3c4d", trace_id="", revision="00ff", now_s=now_s
+    )
 
 
 class _Kept(logging.Handler):
@@ -60,7 +62,7 @@ def test_refusal_names_what_refused_whom(lines: list[logging.LogRecord]) -> None
     )
 
     RefusalLog(LogSeries()).refused(
-        per_minute, fingerprint="1a2b3c4d", trace_id=TRACE, revision="00ff", now_s=0.0
+        per_minute, fingerprint=lambda: "1a2b3c4d", trace_id=TRACE, revision="00ff", now_s=0.0
     )
 
     assert [fields_of(line) for line in lines] == [
