@@ -29,6 +29,7 @@ from ratelimitd.services.policy_holder import PolicyHolder
 from ratelimitd.services.ratelimit import RateLimitService
 from ratelimitd.settings.model import Settings
 from ratelimitd.settings.values import MetricsCompat
+from ratelimitd.store.hash_secret import read_hash_secret_file
 from ratelimitd.store.open import OpenStore, StoreOptions, open_store
 from ratelimitd.telemetry.counters import BreakerState, Telemetry
 from ratelimitd.telemetry.exposition import BuildInfo, Exposition
@@ -143,8 +144,11 @@ async def _open_store(settings: Settings, telemetry: Telemetry, local: LocalCoun
             local.clear()
             log.info("calls are sent to the store again")
 
+    secret_file = settings.store.hash_secret_file
     options = StoreOptions(
         timeout_s=settings.store.timeout_s,
+        max_memory_bytes=settings.store.embedded_memory_bytes,
+        hash_secret=None if secret_file is None else read_hash_secret_file(secret_file),
         on_breaker=on_breaker,
         on_unreadable=telemetry.unreadable_state,
         on_event=lambda line: log.info("%s", line),

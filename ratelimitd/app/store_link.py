@@ -39,8 +39,9 @@ class BatchedStore:
 
     @property
     def hash_secret(self) -> bytes | None:
-        """The secret that all daemons of the store share."""
-        return self._opened.hash_secret.value
+        """The secret that all daemons of the store share; None until the store was reached."""
+        secret = self._opened.hash_secret
+        return secret.value if secret.is_known else None
 
     @property
     def queued_checks(self) -> int:

@@ -72,8 +72,9 @@ def _reachable(
 ) -> Iterator[tuple[tuple[tuple[str, str], ...], Limit]]:
     if len(entries) >= MAX_DEPTH:
         return
+    # A wildcard is also found by its own text, so it stands in both.
     wildcards = (wildcard.node for wildcard in node.wildcards)
-    for child in (*node.exact.values(), *wildcards):
+    for child in {id(each): each for each in (*node.exact.values(), *wildcards)}.values():
         path = (*entries, _entry(child))
         found = match(domain, path).limit
         if found is not None and found is child.limit and not found.is_unlimited:

@@ -128,6 +128,8 @@ def _store(values: Values) -> StoreSettings | None:
     data_dir = values.get(options.DATA_DIR)
     is_health = values.get(options.HEALTHY_WITH_STORE)
     deny_cache_bytes = values.get(options.DENY_CACHE_BYTES)
+    hash_secret_file = values.get(options.HASH_SECRET_FILE)
+    embedded_memory_bytes = values.get(options.EMBEDDED_MEMORY_BYTES)
     if not url:
         if not values.has(options.STORE):
             values.problems.append(_STORE_IS_MISSING)
@@ -145,6 +147,8 @@ def _store(values: Values) -> StoreSettings | None:
         timeout_s=timeout_us / 1e6,
         is_health=is_health,
         deny_cache_bytes=deny_cache_bytes,
+        hash_secret_file=hash_secret_file,
+        embedded_memory_bytes=embedded_memory_bytes,
     )
 
 

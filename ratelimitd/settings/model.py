@@ -24,13 +24,15 @@ class PolicySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreSettings:
-    """Where the store is; `data_dir` is the embedded store's."""
+    """Where the store is; `data_dir` and `embedded_memory_bytes` are the embedded store's."""
 
     address: StoreAddress
     data_dir: Path
     timeout_s: float = 0.25
     is_health: bool = False
     deny_cache_bytes: int = 0
+    hash_secret_file: Path | None = None
+    embedded_memory_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,6 +86,17 @@ def _number(name: str, text: str) -> Option[int]:
     )
 
 
+def _bytes(name: str, text: str, default: int) -> Option[int]:
+    return Option(
+        name=name,
+        help=text,
+        parse=values.parse_count,
+        default=default,
+        metavar="BYTES",
+        panel=STORE_PANEL,
+    )
+
+
 def _header(name: str, default: str) -> Option[str]:
     return Option(
         name=name,
@@ -148,6 +159,9 @@ STORE_TIMEOUT = _duration(
 HEALTHY_WITH_STORE = _switch(
     "healthy-with-store", "Healthy only while the store answers.", STORE_PANEL
 )
+HASH_SECRET_FILE = _path(
+    "hash-secret-file", "Hashes sensitive values, instead of a secret in the store.", STORE_PANEL
+)
 KEY_PREFIX = Option(
     name="key-prefix",
     help="Starts every counter's key, for stores that are shared.",
@@ -155,13 +169,11 @@ KEY_PREFIX = Option(
     default="",
     panel=STORE_PANEL,
 )
-DENY_CACHE_BYTES = Option(
-    name="deny-cache-bytes",
-    help="Memory for answers that are known to be refusals; 0 is off.",
-    parse=values.parse_count,
-    default=0,
-    metavar="BYTES",
-    panel=STORE_PANEL,
+DENY_CACHE_BYTES = _bytes(
+    "deny-cache-bytes", "Memory for answers that are known to be refusals; 0 is off.", 0
+)
+EMBEDDED_MEMORY_BYTES = _bytes(
+    "embedded-memory-bytes", "Memory of the embedded store; then it forgets.", 512 * 1024 * 1024
 )
 DATA_DIR = Option[Path](
     name="data-dir",

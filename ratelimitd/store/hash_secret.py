@@ -60,13 +60,17 @@ async def load_hash_secret(client: Commands, own: bytes, *, timeout_s: float) ->
 
 
 class HashSecret:
-    """The secret in force; `value` changes at most when the store is found to keep another one."""
+    """The secret in force; `value` changes at most when the store is found to keep another one.
+
+    `is_known` is False until the store was asked once: what is hashed before counts elsewhere.
+    """
 
     def __init__(
         self, given: bytes | None = None, *, on_change: Callable[[bytes], None] | None = None
     ) -> None:
         """A `given` secret is the operator's and final; `on_change` is told the one adopted."""
         self.value = given or secrets.token_bytes(SECRET_BYTES)
+        self.is_known = given is not None
         self._is_given = given is not None
         self._on_change = on_change
 
@@ -78,6 +82,7 @@ class HashSecret:
             kept = await load_hash_secret(client, self.value, timeout_s=timeout_s)
         except StoreError:
             return False
+        self.is_known = True
         if kept != self.value:
             self.value = kept
             if self._on_change is not None:
