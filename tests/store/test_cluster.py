@@ -257,7 +257,9 @@ async def test_dead_node_fails_its_own_requests_and_returns(
     # given
     for node in own_cluster.nodes:
         node.execute("CONFIG", "SET", "cluster-require-full-coverage", "no")
-    client = ClusterClient(parse_address(own_cluster.url), now=asyncio.get_running_loop().time)
+    client = ClusterClient(
+        parse_address(own_cluster.url), store_timeout_s=5, now=asyncio.get_running_loop().time
+    )
     store = ClusterStore(client, scripts)
     keys = far_apart()
     plans = [make_plan(Check(key, make_limit(), 1)) for key in keys]

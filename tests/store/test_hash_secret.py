@@ -102,7 +102,9 @@ async def test_secret_waits_for_a_store_that_is_away(make_client: MakeClient) ->
 
 async def test_secret_is_shared_in_a_cluster(cluster: Cluster) -> None:
     # given
-    client = ClusterClient(parse_address(cluster.url), now=asyncio.get_running_loop().time)
+    client = ClusterClient(
+        parse_address(cluster.url), store_timeout_s=5, now=asyncio.get_running_loop().time
+    )
     first, second = HashSecret(), HashSecret()
     # when
     await first.refresh(client, timeout_s=5)

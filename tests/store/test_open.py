@@ -20,7 +20,7 @@ async def test_open_store_decides_and_counts_its_batches(
     store = await open_store(
         parse_address(store_server.url),
         data_dir=tmp_path,
-        options=StoreOptions(on_batch=sizes.append),
+        options=StoreOptions(timeout_s=5, on_batch=sizes.append),
     )
     # when
     replies = await asyncio.gather(
@@ -41,7 +41,9 @@ async def test_open_store_in_a_cluster(cluster: Cluster, tmp_path: Path) -> None
     # given
     for node in cluster.nodes:
         node.execute("FLUSHALL")
-    store = await open_store(parse_address(cluster.url), data_dir=tmp_path)
+    store = await open_store(
+        parse_address(cluster.url), data_dir=tmp_path, options=StoreOptions(timeout_s=5)
+    )
     # when
     replies = await asyncio.gather(
         *(store.batcher.check(one(name, limit=3), timeout_s=5) for name in "abcd" for _ in range(5))
@@ -113,7 +115,9 @@ async def test_open_store_answers_at_once_while_the_breaker_is_open(
 
 async def test_large_plans_and_long_lists_are_decided(redis7: Server, tmp_path: Path) -> None:
     # given
-    store = await open_store(parse_address(redis7.url), data_dir=tmp_path)
+    store = await open_store(
+        parse_address(redis7.url), data_dir=tmp_path, options=StoreOptions(timeout_s=5)
+    )
     checks = [check for number in range(600) for check in one(f"long{number}").checks]
     # when
     reply = await store.batcher.check(make_plan(*checks), timeout_s=5)

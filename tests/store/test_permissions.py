@@ -125,7 +125,9 @@ async def test_documented_cluster_user_may_do_all_that_is_needed(
         node.execute("FLUSHALL")
         _set_user(node, CLUSTER)
     url = cluster.url.replace("://", "://ratelimitd:pw@")
-    client = ClusterClient(parse_address(url), now=asyncio.get_running_loop().time)
+    client = ClusterClient(
+        parse_address(url), store_timeout_s=5, now=asyncio.get_running_loop().time
+    )
     store = ClusterStore(client, scripts)
     limit = make_limit(1, counts_denied=False)
     checks = [type(one("a").checks[0])(k, limit, 1) for k in keys_of_all_partitions().values()]
