@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.daemon import clean_environment, running_daemon
 from tests.support.envoy import CONFIGURATIONS
+from tests.support.grpc_client import connected, rate_limit_request
 from tests.support.proxied import EXAMPLES, yearly_example
 from tests.support.servers import Server
 
@@ -51,19 +52,22 @@ def test_readme_hit_command_is_refused_the_sixth_time(store: Server, tmp_path: P
     policy = yearly_example("api.yaml", tmp_path / "policy")
     with running_daemon(policy, store.url, tmp_path) as daemon:
         # when
-        codes = [
+        runs = [
             subprocess.run(
                 [ratelimitctl, *command[1:], "--address", daemon.grpc_address],
                 env=clean_environment(),
                 check=False,
-                stdout=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
                 timeout=30,
-            ).returncode
+            )
             for _ in repeats
         ]
 
     # then
-    assert codes == [0] * 5 + [3]
+    assert [run.returncode for run in runs] == [0] * 5 + [3]
+    printed = " ".join(runs[-1].stdout.replace("per year", "per minute").split())
+    assert printed.partition(" (login) 0 ")[0] in " ".join(README.split())
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -90,3 +94,33 @@ def test_every_configuration_has_its_example_policy() -> None:
 
     # then
     assert asked <= served
+
+
+async def test_metric_names_of_the_reference_server_are_exported(
+    store: Server, tmp_path: Path
+) -> None:
+    # given: the table of docs/migration.md
+    text = (ROOT / "docs" / "migration.md").read_text("utf-8")
+    section = text[text.index("## Metrics") : text.index("## Keys in the store")]
+    rows = [re.findall(r"`(\w+)`", row.split("|")[1]) for row in section.splitlines() if "|" in row]
+    names = [full_name(name, row[0]) for row in rows for name in row]
+    assert len(names) == 10
+    policy = yearly_example("api.yaml", tmp_path / "policy")
+    env = {"METRICS_COMPAT": "envoyproxy"}
+    with running_daemon(policy, store.url, tmp_path, env=env) as daemon:
+        async with connected(daemon.grpc_address) as should_rate_limit:
+            await should_rate_limit(rate_limit_request("api", "path=/login"))
+
+        # when
+        exported = set(re.findall(r"^# TYPE (\w+)", daemon.metrics(), re.MULTILINE))
+
+    # then
+    assert set(names) <= exported
+
+
+def full_name(name: str, first_of_row: str) -> str:
+    """Complete `_over_limit` by what stands before it in the same cell."""
+    if not name.startswith("_"):
+        return name
+    shared = next(end for end in ("_total_hits", "_success", "") if first_of_row.endswith(end))
+    return first_of_row.removesuffix(shared) + name
