@@ -20,7 +20,8 @@ from ratelimitd.policy.dump import to_table
 from ratelimitd.policy_source import DirectorySource
 from ratelimitd.settings import options
 from ratelimitd.settings.load import load_policy_settings, load_settings
-from ratelimitd.settings.options import OPTIONS, Option
+from ratelimitd.settings.option import Option
+from ratelimitd.settings.options import OPTIONS
 
 NAME = "ratelimitd"
 DEV_DATA_DIR = ".ratelimitd"

@@ -16,7 +16,8 @@ from ratelimitd.settings.model import (
     Settings,
     StoreSettings,
 )
-from ratelimitd.settings.options import OPTIONS, Option
+from ratelimitd.settings.option import Option
+from ratelimitd.settings.options import OPTIONS
 from ratelimitd.settings.sources import Values, collect
 from ratelimitd.settings.upstream import Text
 from ratelimitd.settings.upstream_table import UPSTREAM_BY_NAME

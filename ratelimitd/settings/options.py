@@ -4,51 +4,18 @@ A flag `--grpc-tls-cert` has the variable RATELIMITD_GRPC_TLS_CERT. The command 
 and the tests read this table, so that none of them can forget one.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
 
 from ratelimitd.settings import values
+from ratelimitd.settings.option import Option
 from ratelimitd.settings.values import LogLevel, MetricsCompat
 from ratelimitd.telemetry.logs import LogFormat
 from ratelimitd.transport.listen import ListenAddress, TcpAddress
-
-T_co = TypeVar("T_co", covariant=True)
 
 LISTENING, POLICY_PANEL, STORE_PANEL = "Listening", "Policy", "Store"
 TLS, ANSWERS, RUNNING = "TLS of the gRPC port", "Answers", "Running"
 HOUR_US = 3_600_000_000
 EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - a rate-limit service is there to be reached
-
-
-@dataclass(frozen=True, kw_only=True)
-class Option(Generic[T_co]):
-    """One thing to set; a `is_switch` flag takes no value: `--name` or `--no-name`."""
-
-    name: str
-    help: str
-    parse: Callable[[str], T_co]
-    default: T_co
-    metavar: str = "TEXT"
-    panel: str = "Listening"
-    is_switch: bool = False
-    is_secret: bool = False
-
-    @property
-    def flag(self) -> str:
-        """Return the flag as it is typed."""
-        return f"--{self.name}"
-
-    @property
-    def variable(self) -> str:
-        """Return the name of the environment variable."""
-        return f"RATELIMITD_{self.parameter.upper()}"
-
-    @property
-    def parameter(self) -> str:
-        """Return the name as an identifier."""
-        return self.name.replace("-", "_")
 
 
 def _switch(name: str, text: str, panel: str) -> Option[bool]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ratelimitd.settings import options
-from ratelimitd.settings.options import OPTIONS, Option
+from ratelimitd.settings.option import Option
+from ratelimitd.settings.options import OPTIONS
 from ratelimitd.settings.upstream import Text, read_upstream
 from ratelimitd.settings.upstream_table import UPSTREAM_BY_NAME
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from ratelimitd.settings import options
-from ratelimitd.settings.options import Option
+from ratelimitd.settings.option import Option
 from ratelimitd.settings.upstream_table import UPSTREAM_VARIABLES, Fate, UpstreamVariable
 from ratelimitd.settings.values import parse_bool
 

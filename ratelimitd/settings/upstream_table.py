@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ratelimitd.settings import options
-from ratelimitd.settings.options import Option
+from ratelimitd.settings.option import Option
 from ratelimitd.settings.values import FALSE_TEXTS
 
 
