@@ -72,8 +72,8 @@ _ROOT = Place(
     text_lists=frozenset({"secret_keys"}),
 )
 _PLACES = (_ROOT, _DESCRIPTOR, _RATE_LIMIT, _DEFAULTS, _REPLACES)
-_UPSTREAM_KEYS = frozenset[str]().union(*(place.upstream for place in _PLACES))
-_OWN_KEYS = frozenset[str]().union(*(place.own for place in _PLACES))
+UPSTREAM_KEYS = frozenset[str]().union(*(place.upstream for place in _PLACES))
+OWN_KEYS = frozenset[str]().union(*(place.own for place in _PLACES))
 
 SUGGESTION_CUTOFF = 0.6
 """How alike a name must be to be suggested, from 0 to 1."""
@@ -120,17 +120,17 @@ def _is_known(key: Scalar, place: Place | None, path: str, report: Report) -> bo
     name = key.text
     if place is not None and name in place.upstream | place.own:
         return True
-    if name in _UPSTREAM_KEYS and (place is None or place.ignores_upstream):
+    if name in UPSTREAM_KEYS and (place is None or place.ignores_upstream):
         if place is not None:
             homes = one_of([p.title for p in _PLACES if name in p.upstream])
             report.warn(key, path, f"has no effect in {place.title}; it belongs in {homes}")
         return True
-    if name in _OWN_KEYS | _UPSTREAM_KEYS:
+    if name in OWN_KEYS | UPSTREAM_KEYS:
         where = f"in {place.title}" if place is not None else "here"
         homes = one_of([p.title for p in _PLACES if name in p.own | p.upstream])
         report.error(key, path, f"cannot stand {where}; it belongs in {homes}")
         return False
-    known = sorted(place.upstream | place.own) if place is not None else sorted(_UPSTREAM_KEYS)
+    known = sorted(place.upstream | place.own) if place is not None else sorted(UPSTREAM_KEYS)
     report.error(key, path, f"unknown key{_suggest(name, known)}")
     return False
 
@@ -138,7 +138,7 @@ def _is_known(key: Scalar, place: Place | None, path: str, report: Report) -> bo
 def _suggest(name: str, known: list[str]) -> str:
     """Return what to write instead: the nearest key that may stand here, else the whole list."""
     near = get_close_matches(name[:100], known, 1, SUGGESTION_CUTOFF) or get_close_matches(
-        name[:100], sorted(_UPSTREAM_KEYS | _OWN_KEYS), 1, SUGGESTION_CUTOFF
+        name[:100], sorted(UPSTREAM_KEYS | OWN_KEYS), 1, SUGGESTION_CUTOFF
     )
     if near:
         return f"; did you mean `{near[0]}`?"

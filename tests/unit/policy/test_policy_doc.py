@@ -1,0 +1,68 @@
+"""What docs/policy.md says is so."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ratelimitd.errors import PolicyError
+from ratelimitd.policy import compile as compile_module
+from ratelimitd.policy import document, fields, metadata, schema, tree
+from ratelimitd.policy.compile import compile_policy
+from ratelimitd.policy.dump import to_table
+from ratelimitd.policy_source import MAX_DIRECTORIES, MAX_POLICY_BYTES
+
+TEXT = (Path(__file__).parents[3] / "docs" / "policy.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.DOTALL)
+EXAMPLES = [body for language, body in BLOCKS if language == "yaml"]
+OUTPUTS = [body for language, body in BLOCKS if not language]
+
+
+def test_doc_examples_compile_without_warnings() -> None:
+    for example in EXAMPLES[:-1]:
+        assert compile_policy({"shop.yaml": example}).warnings == ()
+
+
+def test_doc_shows_the_table_of_its_first_example() -> None:
+    policy = compile_policy({"shop.yaml": EXAMPLES[0]}).policy
+
+    assert OUTPUTS[0].splitlines()[1:] == to_table(policy)
+
+
+def test_doc_shows_the_errors_of_its_last_example() -> None:
+    with pytest.raises(PolicyError) as caught:
+        compile_policy({"shop.yaml": EXAMPLES[-1]})
+
+    assert str(caught.value).splitlines() == OUTPUTS[-1].splitlines()
+
+
+@pytest.mark.parametrize("key", sorted(schema.UPSTREAM_KEYS | schema.OWN_KEYS))
+def test_doc_has_a_row_for_every_key(key: str) -> None:
+    mark = r" \*\(ours\)\*" if key in schema.OWN_KEYS else ""
+
+    assert re.search(rf"^\| `{key}`{mark} \|", TEXT, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("number", "what"),
+    [
+        (compile_module.MAX_FILES, "files, and directories"),
+        (MAX_DIRECTORIES, "files, and directories"),
+        (tree.MAX_DESCRIPTORS, "descriptors"),
+        (tree.MAX_DESCRIPTOR_DEPTH, "levels of descriptors"),
+        (document.MAX_NODES, "YAML nodes"),
+        (document.MAX_DEPTH, "YAML lists and maps"),
+        (fields.MAX_TEXT_CHARACTERS, "characters"),
+        (compile_module.MAX_SECRET_KEYS, "`secret_keys`"),
+    ],
+)
+def test_doc_names_the_bounds(number: int, what: str) -> None:
+    assert f"| {number:,} | {what}" in TEXT
+
+
+def test_doc_names_the_bounds_in_bytes_and_levels() -> None:
+    mebibyte = 1024 * 1024
+
+    assert f"| {document.MAX_FILE_BYTES // mebibyte} MiB | in a file; " in TEXT
+    assert f"; {MAX_POLICY_BYTES // mebibyte} MiB in all |" in TEXT
+    assert f"{metadata.MAX_METADATA_DEPTH} levels deep" in TEXT
