@@ -7,10 +7,21 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
+import httpx
 import pytest
 
+from tests.support.children import free_ports
 from tests.support.daemon import clean_environment, running_daemon
-from tests.support.envoy import CONFIGURATIONS
+from tests.support.envoy import (
+    ADMIN_PORT,
+    BACKEND_PORT,
+    CONFIGURATIONS,
+    PROXY_PORT,
+    RATELIMITD_PORT,
+    envoy_binary,
+    on_ports,
+    running_envoy,
+)
 from tests.support.grpc_client import connected, rate_limit_request
 from tests.support.proxied import EXAMPLES, yearly_example
 from tests.support.servers import Server
@@ -40,6 +51,40 @@ def test_readme_configuration_stands_in_the_tested_file(block: str) -> None:
     assert places
     at = places[0]
     assert dedent("\n".join(text.splitlines()[at : at + len(pasted)])) == block.rstrip("\n")
+
+
+def test_published_configuration_runs_as_it_is(store: Server, tmp_path: Path) -> None:
+    # given: the whole file, its stand-in backend included, only on other ports
+    policy = yearly_example("api.yaml", tmp_path / "policy")
+    text = (CONFIGURATIONS / "basic.yaml").read_text("utf-8")
+    with running_daemon(policy, store.url, tmp_path) as daemon:
+        ports = {
+            PROXY_PORT: 0,
+            ADMIN_PORT: 0,
+            BACKEND_PORT: free_ports(1)[0],
+            RATELIMITD_PORT: daemon.grpc_port,
+        }
+        with running_envoy(on_ports(text, ports), tmp_path) as envoy:
+            # when
+            answer = httpx.get(f"{envoy.url}/items", headers={"x-api-key": "alice"})
+
+    # then
+    assert (answer.status_code, answer.text) == (200, "hello\n")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGURATIONS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_published_configuration_is_valid(path: Path) -> None:
+    # when
+    done = subprocess.run(
+        [envoy_binary(), "--mode", "validate", "--config-path", str(path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+    # then
+    assert done.returncode == 0, done.stderr
 
 
 def test_readme_hit_command_is_refused_the_sixth_time(store: Server, tmp_path: Path) -> None:
