@@ -7,6 +7,7 @@ Rules:
 - Whole seconds are rounded up and never 0, so that nobody comes back too early.
 """
 
+from ratelimitd.decisions.body import to_body
 from ratelimitd.decisions.headers import to_headers
 from ratelimitd.decisions.metadata import to_metadata
 from ratelimitd.decisions.near import count_hits
@@ -61,6 +62,7 @@ def assemble(
         statuses=statuses,
         headers=to_headers(plan, statuses, options) if options.has_limit_headers else (),
         metadata=to_metadata(plan, statuses, options, failed_by),
+        raw_body=to_body(plan, statuses) if is_refused and not is_shadowed else b"",
         counts=counts,
         unmatched=sum(
             descriptor.outcome in (Outcome.NO_MATCH, Outcome.NO_MATCH_DENIED)

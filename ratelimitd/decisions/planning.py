@@ -123,7 +123,7 @@ def _find(
     if descriptor.override is not None and (
         matched.limit is None or matched.limit.has_upstream_override
     ):
-        return _unmatched_override(domain, descriptor, descriptor.override, options, hash_secret)
+        return _unmatched_override(domain, descriptor, matched, options, hash_secret)
     limit = matched.limit
     if limit is not None and descriptor.override is not None:
         limit = _overridden(limit, descriptor.override)
@@ -152,21 +152,25 @@ def _overridden(limit: Limit, override: Override) -> Limit:
 def _unmatched_override(
     domain: Domain,
     descriptor: Descriptor,
-    override: Override,
+    matched: Match,
     options: DecisionOptions,
     hash_secret: bytes,
 ) -> _Found:
     """Make the limit that the request brings itself: as upstream, no rule has a part in it.
 
-    Its counter is the one that a rule with the same entries and window would use.
+    Its counter is the one that a rule with the same entries and window would use; what a rule on
+    the way calls sensitive stays secret.
     """
+    override = descriptor.override
+    assert override is not None
+    secret_parts = [part.is_secret for part in matched.parts]
     parts = tuple(
         KeyPart(key, PartKind.SECRET, fingerprint(hash_secret, value))
-        if key in domain.secret_keys
+        if key in domain.secret_keys or (at < len(secret_parts) and secret_parts[at])
         else KeyPart(key, PartKind.VALUE, value)
-        for key, value in descriptor.entries
+        for at, (key, value) in enumerate(descriptor.entries)
     )
-    entries = _shown(descriptor.entries, domain.secret_keys, hash_secret)
+    entries = _shown_match(domain, descriptor.entries, matched, hash_secret)
     metric_key = ".".join(f"{key}_{value}" if value else key for key, value in entries)
     limit = Limit(
         domain=domain.name,

@@ -128,6 +128,7 @@ def _limit_document(limit: Limit) -> JsonObject:
         "detailed_metric": limit.has_detailed_metric,
         "count_denied": limit.counts_denied,
         "on_store_failure": limit.on_store_failure.value,
+        "refusal_body": limit.refusal_body,
         "override": "upstream" if limit.has_upstream_override else "keep",
     }
     if limit.metadata is not None:

@@ -36,7 +36,7 @@ UNITS = {unit.name: unit for unit in (Unit.SECOND, Unit.MINUTE, Unit.HOUR, Unit.
 """By upper-case name, shortest window first."""
 
 OWN_KEYS = ("algorithm", "count_denied", "on_store_failure", "override")
-"""Keys that the reference server does not know; one of them changes the defaults of the rest."""
+"""Keys of ours about deciding; one of them changes the defaults of the rest."""
 
 
 class OverrideMode(StrEnum):
@@ -55,6 +55,7 @@ class Defaults:
     on_store_failure: FailurePolicy = FailurePolicy.ERROR
     counts_denied: bool | None = None
     override: OverrideMode | None = None
+    refusal_body: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +114,7 @@ def read_limit(
         counts_denied=charges_denied(own) and context.counts_denied,
         is_sensitive=context.is_sensitive,
         on_store_failure=own.on_store_failure,
+        refusal_body=own.refusal_body,
         has_upstream_override=has_upstream_override,
         has_detailed_metric=context.has_detailed_metric,
         metadata=context.metadata,
@@ -136,6 +138,9 @@ def _read_own(node: MapNode, path: str, report: Report, defaults: Defaults) -> D
         override = read_choice(
             node, "override", path, report, default=override or OverrideMode.KEEP
         )
+    refusal_body = defaults.refusal_body
+    if node.get("refusal_body") is not None:
+        refusal_body = read_text(node, "refusal_body", path, report)
     return Defaults(
         uses_own_keys=defaults.uses_own_keys or any(value_of(node, name) for name in OWN_KEYS),
         algorithm=read_choice(node, "algorithm", path, report, default=defaults.algorithm),
@@ -144,6 +149,7 @@ def _read_own(node: MapNode, path: str, report: Report, defaults: Defaults) -> D
         ),
         counts_denied=counts_denied,
         override=override,
+        refusal_body=refusal_body,
     )
 
 

@@ -99,6 +99,7 @@ class Limit:
     counts_denied: bool = True
     is_sensitive: bool = False
     on_store_failure: FailurePolicy = FailurePolicy.ERROR
+    refusal_body: str = ""
     has_upstream_override: bool = True
     has_detailed_metric: bool = False
     metadata: JsonObject | None = None

@@ -34,7 +34,7 @@ class Place:
 _REPLACES = Place("`replaces`", upstream=frozenset({"name"}))
 _DEFAULTS = Place(
     "`defaults`",
-    own=frozenset({"algorithm", "count_denied", "on_store_failure", "override"}),
+    own=frozenset({"algorithm", "count_denied", "on_store_failure", "override", "refusal_body"}),
     ignores_upstream=False,
 )
 _RATE_LIMIT = Place(

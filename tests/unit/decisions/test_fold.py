@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from ratelimitd.decisions.fold import fold
@@ -169,6 +171,37 @@ def test_refund_makes_room() -> None:
     assert refund.counts[0].refunded_hits == 1
     assert refund.counts[0].hits == 0
     assert decider.codes(request_of(A), request_of(A)) == ["OK", "OVER_LIMIT"]
+
+
+BODIES = """
+domain: api
+descriptors:
+  - key: a
+    rate_limit:
+      unit: minute
+      requests_per_unit: 0
+      name: per-a
+      refusal_body: 'wait {retry_after} s, {name}'
+  - key: b
+    rate_limit: {unit: year, requests_per_unit: 0, refusal_body: 'at most {limit} a year'}
+  - {key: c, rate_limit: {unit: year, requests_per_unit: 0}}
+"""
+
+
+def test_refused_client_reads_the_body_of_the_longest_wait() -> None:
+    # given a rule that refuses for at most a minute, and one for longer
+    decider = Decider(BODIES)
+    c = descriptor_of(("c", "1"))
+    # then
+    assert re.fullmatch(rb"wait \d+ s, per-a", decider.decide(request_of(A, c)).raw_body)
+    assert decider.decide(request_of(A, B)).raw_body == b"at most 0 a year"
+    assert decider.decide(request_of(B, A)).raw_body == b"at most 0 a year"
+    assert decider.decide(request_of(c)).raw_body == b""
+
+
+def test_client_that_passes_reads_no_body() -> None:
+    decider = Decider(BODIES, DecisionOptions(is_shadow_mode=True))
+    assert decider.decide(request_of(A)).raw_body == b""
 
 
 HEADERS = DecisionOptions(has_limit_headers=True)

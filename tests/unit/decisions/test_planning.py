@@ -164,6 +164,18 @@ def test_override_hides_secret_values() -> None:
     assert "topsecret" not in repr(plan.descriptors)
 
 
+def test_override_hides_what_a_rule_calls_sensitive() -> None:
+    # given
+    descriptor = descriptor_of(("hidden", "topsecret"), override=Override(4, Unit.HOUR))
+    decider = Decider(POLICY)
+    # when
+    plan = decider.plan(request_of(descriptor))
+    plain = decider.plan(request_of(descriptor_of(("hidden", "topsecret"))))
+    # then
+    assert plan.checks[0].key == plain.checks[0].key
+    assert "topsecret" not in repr(plan.descriptors)
+
+
 @pytest.mark.parametrize("key", ["api_key", "hidden"])
 def test_secret_value_enters_a_plan_as_a_fingerprint(key: str) -> None:
     # when

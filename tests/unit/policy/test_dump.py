@@ -76,6 +76,7 @@ def test_document_shows_what_a_rule_says() -> None:
                     "detailed_metric": False,
                     "count_denied": False,
                     "on_store_failure": "error",
+                    "refusal_body": "",
                     "override": "keep",
                     "metadata": {"a": [1]},
                 },
