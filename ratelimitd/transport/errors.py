@@ -1,31 +1,39 @@
 """The one table of status codes: what each error of ours becomes in gRPC and in HTTP.
 
 The HTTP codes are those of the reference server's /json, which answers 400 to whatever its
-service could not decide.
+service could not decide. No gRPC library is needed to read it: workers have none.
 """
 
 import secrets
 from dataclasses import dataclass
-
-import grpc
+from enum import IntEnum
 
 from ratelimitd.errors import InvalidRequest, NotReady, StoreError
+
+
+class GrpcStatus(IntEnum):
+    """The gRPC status codes that errors of ours become, by their numbers on the wire."""
+
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    INTERNAL = 13
+    UNAVAILABLE = 14
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """An error as a caller sees it."""
 
-    status: grpc.StatusCode
+    status: GrpcStatus
     http: int
     message: str
 
 
-_TABLE: tuple[tuple[type[Exception], grpc.StatusCode, int], ...] = (
-    (InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT, 400),
-    (StoreError, grpc.StatusCode.UNAVAILABLE, 400),
-    (NotReady, grpc.StatusCode.UNAVAILABLE, 400),
-    (TimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED, 400),
+_TABLE: tuple[tuple[type[Exception], GrpcStatus, int], ...] = (
+    (InvalidRequest, GrpcStatus.INVALID_ARGUMENT, 400),
+    (StoreError, GrpcStatus.UNAVAILABLE, 400),
+    (NotReady, GrpcStatus.UNAVAILABLE, 400),
+    (TimeoutError, GrpcStatus.DEADLINE_EXCEEDED, 400),
 )
 
 
@@ -39,7 +47,7 @@ def to_answer(error: Exception) -> Answer | None:
 
 def to_internal(error_id: str) -> Answer:
     """Return the answer to an unforeseen error; `error_id` finds it in the log."""
-    return Answer(grpc.StatusCode.INTERNAL, 500, f"internal error {error_id}")
+    return Answer(GrpcStatus.INTERNAL, 500, f"internal error {error_id}")
 
 
 def new_error_id() -> str:

@@ -192,7 +192,7 @@ def _to_status(error: Exception, method: UnaryMethod) -> tuple[grpc.StatusCode, 
         error_id = new_error_id()
         answer = to_internal(error_id)
         _log.error("%s failed, error id %s", method.path, error_id, exc_info=error)
-    return answer.status, answer.message
+    return grpc.StatusCode[answer.status.name], answer.message
 
 
 def _trace_parent(call: "grpc.aio.ServicerContext[bytes, bytes]") -> str | None:
