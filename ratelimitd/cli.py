@@ -147,7 +147,9 @@ def validate(
         )
     except PolicyError as error:
         lines = str(error).splitlines()
-        terminal.complain(NAME, [*lines, f"{len(lines)} errors; nothing of it would be served"])
+        terminal.complain(
+            NAME, [*lines, f"{_count(len(lines), 'error')}; nothing of it would be served"]
+        )
         return terminal.EXIT_FAILED
     except ConfigError as error:
         terminal.complain(NAME, str(error).splitlines())
@@ -155,7 +157,9 @@ def validate(
     for warning in compiled.warnings:
         terminal.complain(NAME, [f"warning: {warning}"])
     typer.echo("\n".join(to_table(compiled.policy)))
-    typer.echo(f"\nNo errors. {len(compiled.policy.domains)} domains, {compiled.policy.revision}")
+    typer.echo(
+        f"\nNo errors. {_count(len(compiled.policy.domains), 'domain')}, {compiled.policy.revision}"
+    )
     return 0
 
 
@@ -190,6 +194,11 @@ def _find_or_write_policy() -> Path:
         directory.mkdir(parents=True, exist_ok=True)
         starter.write_text(STARTER_POLICY, encoding="utf-8")
     return directory
+
+
+def _count(number: int, noun: str) -> str:
+    """Return `1 error` or `2 errors`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from ratelimitd.store.open import OpenStore, StoreOptions, open_store
 from ratelimitd.telemetry.counters import BreakerState, Telemetry
 from ratelimitd.telemetry.exposition import BuildInfo, Exposition
 from ratelimitd.telemetry.logs import LEVELS, fields, start_logging
+from ratelimitd.telemetry.measure import measured
 from ratelimitd.telemetry.refusals import RefusalLog
 from ratelimitd.transport.health import HealthReporter
 from ratelimitd.transport.http import HttpPages
@@ -87,7 +88,7 @@ async def _serve(settings: Settings, telemetry: Telemetry, on_ready: OnReady) ->
     async with AsyncExitStack() as stack:
         local = LocalCounters(settings.decisions.local_share, _now_us)
         opened = await _open_store(settings, telemetry, local)
-        store = BatchedStore(opened, telemetry, settings.store.timeout_s)
+        store = BatchedStore(opened)
         stack.push_async_callback(store.close)
         watch = StoreWatch(
             opened=opened,
@@ -150,6 +151,8 @@ async def _open_store(settings: Settings, telemetry: Telemetry, local: LocalCoun
         max_memory_bytes=settings.store.embedded_memory_bytes,
         hash_secret=None if secret_file is None else read_hash_secret_file(secret_file),
         on_breaker=on_breaker,
+        measure=lambda send: measured(send, telemetry, time.monotonic),
+        on_late=telemetry.late_answer,
         on_unreadable=telemetry.unreadable_state,
         on_event=lambda line: log.info("%s", line),
     )

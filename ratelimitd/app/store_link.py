@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 from ratelimitd.decisions.plan import Plan, Reply
 from ratelimitd.errors import StoreError
 from ratelimitd.services.health import HealthState
-from ratelimitd.store.batcher import Batcher
 from ratelimitd.store.hash_secret import HASH_SECRET_KEY
 from ratelimitd.store.open import OpenStore
 from ratelimitd.telemetry.counters import BreakerState, Telemetry
-from ratelimitd.telemetry.measure import measured
 
 _log = logging.getLogger("ratelimitd.store")
 
@@ -25,17 +23,9 @@ LOOKS_PER_SAMPLE = 10
 class BatchedStore:
     """The services' StoreAccess: plans from many calls travel together, and are counted."""
 
-    def __init__(self, opened: OpenStore, telemetry: Telemetry, timeout_s: float) -> None:
-        """Send to `opened`, which each batch may keep waiting for `timeout_s`."""
+    def __init__(self, opened: OpenStore) -> None:
+        """Send to `opened`."""
         self._opened = opened
-
-        async def send(plans: Sequence[Plan]) -> Sequence[Reply | StoreError]:
-            return await opened.store.check_each(plans, timeout_s=timeout_s)
-
-        self._batcher = Batcher(
-            measured(send, telemetry, asyncio.get_running_loop().time),
-            on_late=telemetry.late_answer,
-        )
 
     @property
     def hash_secret(self) -> bytes | None:
@@ -46,11 +36,11 @@ class BatchedStore:
     @property
     def queued_checks(self) -> int:
         """How many checks wait for their batch."""
-        return self._batcher.queued_checks
+        return self._opened.batcher.queued_checks
 
     async def check(self, plan: Plan, *, timeout_s: float) -> Reply:
         """Decide and charge one plan, together with whatever else arrives meanwhile."""
-        return await self._batcher.check(plan, timeout_s=timeout_s)
+        return await self._opened.batcher.check(plan, timeout_s=timeout_s)
 
     async def peek(self, plans: Sequence[Plan], *, timeout_s: float) -> list[Reply]:
         """Decide plans without charging them."""
@@ -58,7 +48,6 @@ class BatchedStore:
 
     async def close(self) -> None:
         """Refuse what is queued, wait for the batch in flight, and close the store."""
-        await self._batcher.close()
         await self._opened.close()
 
 

@@ -39,17 +39,12 @@ class Batcher:
         *,
         max_batch_checks: int = MAX_BATCH_CHECKS,
         max_queued_checks: int = MAX_QUEUED_CHECKS,
-        on_batch: Callable[[int], None] | None = None,
         on_late: Callable[[int], None] | None = None,
     ) -> None:
-        """`on_batch` is told the checks of each batch that is sent.
-
-        `on_late` is told how many of its answers came after their callers' deadlines.
-        """
+        """`on_late` is told how many answers of a batch came after their callers' deadlines."""
         self._send = send
         self._max_batch_checks = max_batch_checks
         self._max_queued_checks = max_queued_checks
-        self._on_batch = on_batch
         self._on_late = on_late
         self._queue: deque[_Waiting] = deque()
         self._queued_checks = 0
@@ -114,8 +109,6 @@ class Batcher:
                 waiting.is_sent = True
                 batch.append(waiting)
                 checks += size
-        if batch and self._on_batch is not None:
-            self._on_batch(checks)
         return batch
 
     async def _send_batch(self, batch: list[_Waiting]) -> None:

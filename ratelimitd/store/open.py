@@ -12,7 +12,7 @@ from pathlib import Path
 from ratelimitd.decisions.plan import Plan, Reply
 from ratelimitd.errors import ConfigError, StoreError
 from ratelimitd.store.address import StoreAddress, StoreKind
-from ratelimitd.store.batcher import Batcher
+from ratelimitd.store.batcher import Batcher, Send
 from ratelimitd.store.breaker import OnChange
 from ratelimitd.store.cluster import ClusterStore
 from ratelimitd.store.connection import STORE_TIMEOUT_S, NodeClient
@@ -31,20 +31,26 @@ def _ignore(*_: object) -> None:
     """Listen to nothing."""
 
 
+def _unmeasured(send: Send) -> Send:
+    """Send without measuring."""
+    return send
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreOptions:
     """What an operator may set, and who listens.
 
-    `on_breaker` is told (is_open, reason), `on_batch` the checks of a batch, `on_unreadable` how
-    many counters held garbage, `on_hash_secret` that the store's secret was adopted, `on_event`
-    one line for the log.
+    `on_breaker` is told (is_open, reason), `on_unreadable` how many counters held garbage,
+    `on_late` how many answers came after their callers had left, `on_hash_secret` that the store's
+    secret was adopted, `on_event` one line for the log. `measure` wraps what sends a batch.
     """
 
     timeout_s: float = STORE_TIMEOUT_S
     max_memory_bytes: int = DEFAULT_MAX_MEMORY_BYTES
     hash_secret: bytes | None = field(default=None, repr=False)
     on_breaker: OnChange = _ignore
-    on_batch: Callable[[int], None] = _ignore
+    measure: Callable[[Send], Send] = _unmeasured
+    on_late: Callable[[int], None] = _ignore
     on_unreadable: Callable[[int], None] = _ignore
     on_hash_secret: Callable[[bytes], None] = _ignore
     on_event: Callable[[str], None] = _ignore
@@ -81,7 +87,7 @@ class OpenStore:
                 on_breaker=self._on_breaker,
             )
             self.store = SingleStore(self.client, scripts, on_unreadable=options.on_unreadable)
-        self.batcher = Batcher(self._send, on_batch=options.on_batch)
+        self.batcher = Batcher(options.measure(self._send), on_late=options.on_late)
         self.embedded = embedded
         self._tell_breaker = options.on_breaker
         self._was_breaker_open = False

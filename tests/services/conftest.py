@@ -81,7 +81,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
                 data_dir=tmp_path,
                 options=StoreOptions(timeout_s=STORE_TIMEOUT_S),
             )
-            store = BatchedStore(opened, telemetry, STORE_TIMEOUT_S)
+            store = BatchedStore(opened)
             stack.push_async_callback(store.close)
             clock_us = [0]
             service = RateLimitService(

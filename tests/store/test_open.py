@@ -1,11 +1,14 @@
 import asyncio
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from ratelimitd.decisions.plan import Plan, Reply
 from ratelimitd.errors import ConfigError, StoreError
 from ratelimitd.store.address import parse_address
+from ratelimitd.store.batcher import Send
 from ratelimitd.store.hash_secret import HASH_SECRET_KEY
 from ratelimitd.store.open import OpenStore, StoreOptions, open_store
 from tests.store.plans import make_limit, make_plan, one
@@ -17,10 +20,18 @@ async def test_open_store_decides_and_counts_its_batches(
 ) -> None:
     # given
     sizes: list[int] = []
+
+    def measure(send: Send) -> Send:
+        async def send_measured(plans: Sequence[Plan]) -> Sequence[Reply | StoreError]:
+            sizes.append(len(plans))
+            return await send(plans)
+
+        return send_measured
+
     store = await open_store(
         parse_address(store_server.url),
         data_dir=tmp_path,
-        options=StoreOptions(timeout_s=5, on_batch=sizes.append),
+        options=StoreOptions(timeout_s=5, measure=measure),
     )
     # when
     replies = await asyncio.gather(
