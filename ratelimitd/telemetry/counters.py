@@ -117,8 +117,34 @@ class LogSeries:
         self.suppressed_refusals = 0
 
 
+class WorkerSeries:
+    """How busy one process is that answers requests."""
+
+    __slots__ = (
+        "connections_grpc",
+        "connections_http",
+        "cpu_seconds",
+        "queue_depth",
+        "resident_bytes",
+        "utilization_ratio",
+    )
+
+    def __init__(self) -> None:
+        """Start idle; connections are None where nobody knows them."""
+        self.connections_grpc: int | None = None
+        self.connections_http: int | None = None
+        self.cpu_seconds = 0.0
+        self.queue_depth = 0
+        self.resident_bytes = 0
+        self.utilization_ratio = 0.0
+
+
 class Telemetry:
-    """Everything that is counted in one process; the exposition reads the fields."""
+    """Everything that is counted in one process; the exposition reads the fields.
+
+    `workers` holds the process itself, by its number, if it answers requests; of a daemon with
+    several processes a scrape sees the sum of theirs.
+    """
 
     def __init__(self) -> None:
         """Start at zero."""
@@ -131,6 +157,8 @@ class Telemetry:
         self.store = StoreSeries()
         self.policy = PolicySeries()
         self.logs = LogSeries()
+        self.workers: dict[int, WorkerSeries] = {}
+        self.worker_restarts = 0
 
     def observe_verdict(self, verdict: Verdict) -> None:
         """Count one answered request, once for each descriptor that a rule decided."""

@@ -4,7 +4,7 @@
 than a request may wait.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from ratelimitd.telemetry import compat
 from ratelimitd.telemetry.counters import BreakerState, Telemetry
 from ratelimitd.telemetry.series import Histogram, to_label
+from ratelimitd.telemetry.worker_families import worker_families
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +33,27 @@ class BuildInfo:
 
 
 class Exposition:
-    """Renders one Telemetry in a registry of its own, with the figures of the process."""
+    """Renders one Telemetry in a registry of its own, with the figures of a process."""
 
     def __init__(
-        self, telemetry: Telemetry, build: BuildInfo, *, has_upstream_names: bool = False
+        self,
+        telemetry: Telemetry | Callable[[], Telemetry],
+        build: BuildInfo,
+        *,
+        has_upstream_names: bool = False,
+        pid: int | None = None,
     ) -> None:
-        """Collect `telemetry` at each scrape; `has_upstream_names` is METRICS_COMPAT=envoyproxy."""
-        self._telemetry = telemetry
+        """Collect `telemetry`, or what it returns then, at each scrape.
+
+        `has_upstream_names` is METRICS_COMPAT=envoyproxy. `pid` is the process whose figures are
+        shown, None for this one.
+        """
+        self._read: Callable[[], Telemetry] = (
+            (lambda: telemetry) if isinstance(telemetry, Telemetry) else telemetry
+        )
+        self._build = build
         self._has_upstream_names = has_upstream_names
-        self._registry = CollectorRegistry()
-        self._registry.register(_TelemetryCollector(telemetry, build))
-        ProcessCollector(registry=self._registry)
+        self._process = ProcessCollector(pid=lambda: "self" if pid is None else pid, registry=None)
 
     def render(self, accept_header: str = "") -> tuple[bytes, str]:
         """Return the body and its content type in the best format that the caller accepts.
@@ -50,21 +61,25 @@ class Exposition:
         With the reference server's names it is always the text format: OpenMetrics has no way
         to write counters whose names do not end in `_total`.
         """
+        telemetry = self._read()
+        registry = CollectorRegistry()
+        registry.register(_TelemetryCollector(telemetry, self._build))
+        registry.register(self._process)
         if self._has_upstream_names:
-            ours = generate_latest(self._registry)
-            return ours + compat.render(self._telemetry), CONTENT_TYPE_PLAIN_0_0_4
+            ours = generate_latest(registry)
+            return ours + compat.render(telemetry), CONTENT_TYPE_PLAIN_0_0_4
         try:
             encode, content_type = choose_encoder(accept_header)
         except (TypeError, ValueError):  # an Accept header whose version is no number
             encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
-        return encode(self._registry), content_type
+        return encode(registry), content_type
 
 
 class _TelemetryCollector(Collector):
     """Turns the counters into families; holds nothing of its own."""
 
     def __init__(self, telemetry: Telemetry, build: BuildInfo) -> None:
-        """Read `telemetry` anew at each scrape."""
+        """Show `telemetry` once."""
         self._telemetry = telemetry
         self._build = build
 
@@ -76,6 +91,7 @@ class _TelemetryCollector(Collector):
         yield from _store(telemetry)
         yield from _policy(telemetry)
         yield from _logs(telemetry)
+        yield from worker_families(telemetry)
         build = InfoMetricFamily("ratelimitd_build", "Version and region of this process.")
         region = to_label(self._build.region)
         build.add_metric([], {"version": self._build.version, "region": region})
