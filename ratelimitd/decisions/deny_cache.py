@@ -10,7 +10,7 @@ Rules:
 - Bounded: the oldest entry leaves first.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ratelimitd.decisions.plan import Check, CheckResult, Plan, Reply
 
@@ -74,8 +74,7 @@ class DenyCache:
                 return None
             elapsed_us = now_us - entry.sent_us
             results.append(
-                replace(
-                    entry.result,
+                entry.result._replace(
                     used_before=entry.result.used_final,
                     used_after=entry.result.used_final,
                     reset_us=max(1, entry.result.reset_us - elapsed_us),

@@ -7,7 +7,7 @@ refuses, so its policy does not count. Costs of 0 and refunds are never refused.
 from collections.abc import Callable
 from typing import assert_never
 
-from ratelimitd.decisions.fold import assemble, current_limit, unchecked_status
+from ratelimitd.decisions.fold import assemble, unchecked_status
 from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.plan import Check, DescriptorPlan, Plan
 from ratelimitd.decisions.refusal import is_refused
@@ -51,9 +51,7 @@ def fold_failure(
         outcome = _outcome(plan.checks[descriptor.check], strongest, decide_locally)
         is_over = outcome in (RuleOutcome.FAILED_CLOSED, RuleOutcome.FAILED_LOCAL_REFUSED)
         overs.append((descriptor.limit, is_over))
-        statuses.append(
-            Status(Code.OVER_LIMIT if is_over else Code.OK, current_limit(descriptor.limit))
-        )
+        statuses.append(Status(Code.OVER_LIMIT if is_over else Code.OK, descriptor.limit))
         counts.append(failed_count(descriptor, descriptor.limit, outcome))
     return assemble(
         plan,

@@ -15,7 +15,6 @@ from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.plan import CheckResult, DescriptorPlan, Outcome, Plan, Reply
 from ratelimitd.decisions.verdict import (
     Code,
-    CurrentLimit,
     RuleCount,
     RuleOutcome,
     Status,
@@ -64,10 +63,7 @@ def assemble(
         metadata=to_metadata(plan, statuses, options, failed_by),
         raw_body=to_body(plan, statuses) if is_refused and not is_shadowed else b"",
         counts=counts,
-        unmatched=sum(
-            descriptor.outcome in (Outcome.NO_MATCH, Outcome.NO_MATCH_DENIED)
-            for descriptor in plan.descriptors
-        ),
+        unmatched=plan.unmatched,
         is_shadowed=is_shadowed,
     )
 
@@ -81,11 +77,6 @@ def unchecked_status(descriptor: DescriptorPlan) -> Status:
     return Status(Code.OK)
 
 
-def current_limit(limit: Limit) -> CurrentLimit:
-    """Return what a status says of its limit."""
-    return CurrentLimit(limit.requests_per_unit, limit.unit, limit.name)
-
-
 def _status(descriptor: DescriptorPlan, reply: Reply | None) -> Status:
     if descriptor.check is None:
         return unchecked_status(descriptor)
@@ -94,7 +85,7 @@ def _status(descriptor: DescriptorPlan, reply: Reply | None) -> Status:
     limit, result = descriptor.limit, reply.results[descriptor.check]
     return Status(
         code=Code.OVER_LIMIT if result.is_over and not limit.is_shadow else Code.OK,
-        current_limit=current_limit(limit),
+        limit=limit,
         remaining=_remaining(limit, result),
         reset_s=-(-result.reset_us // US_PER_S),
     )

@@ -12,7 +12,7 @@ def to_headers(
     chosen: Status | None = None
     refusal: Status | None = None
     for descriptor, status in zip(plan.descriptors, statuses, strict=True):
-        if status.current_limit is None:
+        if status.limit is None:
             continue
         if chosen is None or status.remaining < chosen.remaining:
             chosen = status
@@ -20,10 +20,10 @@ def to_headers(
         if status.code is Code.OVER_LIMIT and not is_quota:
             refusal = status
     told = refusal or chosen
-    if told is None or told.current_limit is None:
+    if told is None or told.limit is None:
         return ()
     return (
-        (options.limit_header, str(told.current_limit.requests_per_unit)),
+        (options.limit_header, str(told.limit.requests_per_unit)),
         (options.remaining_header, str(told.remaining)),
         (options.reset_header, str(told.reset_s or 0)),
     )

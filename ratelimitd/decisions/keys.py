@@ -21,8 +21,8 @@ import hmac
 import re
 from binascii import crc_hqx
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 from zlib import crc32
 
 from ratelimitd.policy.model import Algorithm
@@ -53,8 +53,7 @@ class PartKind(StrEnum):
     SECRET = "#"  # noqa: S105 - a separator
 
 
-@dataclass(frozen=True, slots=True)
-class KeyPart:
+class KeyPart(NamedTuple):
     """One entry as the counter sees it; a SECRET part carries the fingerprint, not the value."""
 
     key: str

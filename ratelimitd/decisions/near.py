@@ -1,6 +1,7 @@
 """How the hits of one check spread over the reference server's counters, so dashboards go on."""
 
 import struct
+from functools import lru_cache
 
 from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.plan import CheckResult, DescriptorPlan
@@ -10,6 +11,7 @@ from ratelimitd.policy.model import Limit
 _FLOAT32 = struct.Struct("f")
 
 
+@lru_cache(maxsize=4096)
 def near_threshold(requests_per_unit: int, ratio: float) -> int:
     """Return the use from which a limit is near: floor of the product in single precision."""
     amount, factor = _to_float32(requests_per_unit), _to_float32(ratio)

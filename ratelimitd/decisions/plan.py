@@ -3,12 +3,14 @@
 Rules:
 - Pure: the same policy, request and options give the same plan.
 - A plan names every check that the store must decide; a plan without checks needs no store.
+- What is made for each request is a tuple: a frozen dataclass costs several times as much.
 - Checks are in descriptor order, and the store decides them serially in that order.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from ratelimitd.decisions.request import Request
 from ratelimitd.policy.model import Limit
@@ -24,8 +26,7 @@ class Outcome(StrEnum):
     UNLIMITED = "unlimited"
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(NamedTuple):
     """One limit of one descriptor against one counter; `cost` below 0 is a refund."""
 
     key: bytes
@@ -33,8 +34,7 @@ class Check:
     cost: int
 
 
-@dataclass(frozen=True, slots=True)
-class DescriptorPlan:
+class DescriptorPlan(NamedTuple):
     """What became of one descriptor.
 
     `limit` is what matched, or None; `metric_key` is its name in metrics; `check` is an index
@@ -55,8 +55,9 @@ class Plan:
     """One request, ready to be decided.
 
     `passing_quota` counts quota descriptors that pass without the store: with one, an
-    all-quota refusal is impossible. `is_denied` says that the request is refused whatever its
-    limits say: a domain refuses what no rule matches.
+    all-quota refusal is impossible. `unmatched` counts those that no rule matched.
+    `is_denied` says that the request is refused whatever its limits say: a domain refuses what
+    no rule matches.
     """
 
     request: Request
@@ -64,12 +65,12 @@ class Plan:
     descriptors: tuple[DescriptorPlan, ...]
     checks: tuple[Check, ...]
     passing_quota: int = 0
+    unmatched: int = 0
     is_denied: bool = False
     is_domain_known: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class CheckResult:
+class CheckResult(NamedTuple):
     """What the store decided for one check.
 
     `used_before` and `used_after` bracket this check in the serial order of its batch, as if it
@@ -86,8 +87,7 @@ class CheckResult:
     retry_after_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """The store's answer to one plan: one result per check, in order; `now_us` is its clock."""
 
     now_us: int

@@ -7,7 +7,8 @@ Rules:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from ratelimitd.decisions.keys import KeyPart, PartKind, counter_key, fingerprint
 from ratelimitd.decisions.options import DecisionOptions
@@ -30,8 +31,7 @@ MAX_COST = 2**53 - 1
 SHOWN_DIGITS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(NamedTuple):
     """What matching found for one descriptor, before replacement."""
 
     limit: Limit | None
@@ -59,6 +59,7 @@ def make_plan(
                 for descriptor in request.descriptors
             ),
             checks=(),
+            unmatched=len(request.descriptors),
             is_domain_known=False,
         )
     found = [_find(domain, descriptor, options, hash_secret) for descriptor in request.descriptors]
@@ -103,6 +104,7 @@ def _build(  # noqa: PLR0917 - called once, above
         descriptors=tuple(descriptors),
         checks=tuple(checks),
         passing_quota=passing_quota,
+        unmatched=sum(one.limit is None for one in descriptors),
         is_denied=any(one.outcome is Outcome.NO_MATCH_DENIED for one in descriptors),
     )
 

@@ -1,20 +1,18 @@
 """A rate-limit request as the decisions see it: no wire format, bounds already checked."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ratelimitd.policy.model import Unit
 
 
-@dataclass(frozen=True, slots=True)
-class Override:
+class Override(NamedTuple):
     """Number and unit that this request asks for instead of the configured ones."""
 
     requests_per_unit: int
     unit: Unit
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(NamedTuple):
     """Entries in order, and the cost if this descriptor names its own; 0 asks without spending."""
 
     entries: tuple[tuple[str, str], ...]
@@ -23,8 +21,7 @@ class Descriptor:
     is_negative_hits: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One ShouldRateLimit call; `hits_addend` is as sent, so 0 means 1."""
 
     domain: str

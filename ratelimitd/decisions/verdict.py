@@ -1,11 +1,11 @@
 """What a request is answered: the overall code, a status per descriptor, headers and metadata."""
 
-from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from typing import NamedTuple
 
 from ratelimitd.decisions.plan import Plan
 from ratelimitd.json_value import JsonObject
-from ratelimitd.policy.model import Limit, Unit
+from ratelimitd.policy.model import Limit
 
 
 class Code(IntEnum):
@@ -28,27 +28,16 @@ class RuleOutcome(StrEnum):
     FAILED_ERROR = "failed_error"
 
 
-@dataclass(frozen=True, slots=True)
-class CurrentLimit:
-    """The limit that a status speaks of; `requests_per_unit` may exceed uint32."""
-
-    requests_per_unit: int
-    unit: Unit
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """The answer to one descriptor; `reset_s` is None where no limit applies."""
+class Status(NamedTuple):
+    """The answer to one descriptor; `limit` and `reset_s` are None where no limit applies."""
 
     code: Code
-    current_limit: CurrentLimit | None = None
+    limit: Limit | None = None
     remaining: int = 0
     reset_s: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuleCount:
+class RuleCount(NamedTuple):
     """What one descriptor adds to the metrics of its rule; hits are in units of cost.
 
     `over_hits`, `near_hits`, `within_hits`, `shadow_hits` and `cached_hits` follow the reference
@@ -68,8 +57,7 @@ class RuleCount:
     is_near: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The whole answer to one request, and what it adds to the metrics.
 
     `unmatched` counts descriptors that no rule matched. `is_shadowed` says that the global

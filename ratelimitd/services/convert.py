@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from ratelimitd._proto.envoy.extensions.common.ratelimit.v3 import ratelimit_pb2
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd.decisions.request import Descriptor, Override, Request
-from ratelimitd.decisions.verdict import Status, Verdict
+from ratelimitd.decisions.verdict import Verdict
 from ratelimitd.errors import InvalidRequest
 from ratelimitd.policy.model import Unit
-
-UINT32_MAX = 4_294_967_295
+from ratelimitd.services.encode import encode_response
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,18 +45,8 @@ def from_rls_request(message: rls_pb2.RateLimitRequest, bounds: RequestBounds) -
 
 
 def to_rls_response(verdict: Verdict) -> rls_pb2.RateLimitResponse:
-    """Return the message that answers a request; amounts beyond uint32 saturate."""
-    response = rls_pb2.RateLimitResponse(
-        overall_code=verdict.code.name,
-        statuses=[_to_status(status) for status in verdict.statuses],
-    )
-    for key, value in verdict.headers:
-        response.response_headers_to_add.add(key=key, value=value)
-    if verdict.raw_body:
-        response.raw_body = verdict.raw_body
-    if verdict.metadata is not None:
-        response.dynamic_metadata.update(verdict.metadata)
-    return response
+    """Return the message that answers a request."""
+    return rls_pb2.RateLimitResponse.FromString(encode_response(verdict))
 
 
 def _from_descriptor(
@@ -95,22 +84,3 @@ def _check_text(path: str, text: str, bounds: RequestBounds) -> None:
     # A character is at most 4 bytes of UTF-8, so only long texts need to be measured.
     if len(text) * 4 > bounds.max_text_bytes and len(text.encode()) > bounds.max_text_bytes:
         raise InvalidRequest(f"{path}: longer than {bounds.max_text_bytes} bytes of UTF-8")
-
-
-def _to_status(status: Status) -> rls_pb2.RateLimitResponse.DescriptorStatus:
-    message = rls_pb2.RateLimitResponse.DescriptorStatus(
-        code=status.code.name,
-        limit_remaining=min(status.remaining, UINT32_MAX),
-    )
-    if status.current_limit is not None:
-        limit = status.current_limit
-        message.current_limit.CopyFrom(
-            rls_pb2.RateLimitResponse.RateLimit(
-                requests_per_unit=min(limit.requests_per_unit, UINT32_MAX),
-                unit=limit.unit.name,
-                name=limit.name,
-            )
-        )
-    if status.reset_s is not None:
-        message.duration_until_reset.seconds = status.reset_s
-    return message

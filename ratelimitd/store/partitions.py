@@ -115,7 +115,7 @@ def _join(
             give_back.setdefault(tag, []).append(charge)
             returned[charge.check.key] = returned.get(charge.check.key, 0) + charge.check.cost
         ordered = [
-            replace(result, used_final=max(0, result.used_final - returned.get(check.key, 0)))
+            result._replace(used_final=max(0, result.used_final - returned.get(check.key, 0)))
             for check, result in zip(plan.checks, ordered, strict=True)
         ]
     now_us = max(reply.now_us for _, _, reply in replies)

@@ -5,7 +5,7 @@ import pytest
 from ratelimitd.decisions.fold import fold
 from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.request import Override
-from ratelimitd.decisions.verdict import Code, CurrentLimit, RuleOutcome
+from ratelimitd.decisions.verdict import Code, RuleOutcome, Status
 from ratelimitd.policy.model import Unit
 from tests.support.decide import NOW_US, Decider, descriptor_of, request_of
 
@@ -28,6 +28,11 @@ descriptors:
 """
 
 
+def amount(status: Status) -> tuple[int, Unit, str] | None:
+    limit = status.limit
+    return None if limit is None else (limit.requests_per_unit, limit.unit, limit.name)
+
+
 def test_limit_admits_exactly_its_number() -> None:
     # given
     decider = Decider(POLICY)
@@ -45,7 +50,7 @@ def test_status_tells_limit_remaining_and_reset() -> None:
     (status,) = decider.decide(request_of(A), now_us).statuses
     # then
     assert status.code is Code.OK
-    assert status.current_limit == CurrentLimit(2, Unit.MINUTE, "per-a")
+    assert amount(status) == (2, Unit.MINUTE, "per-a")
     assert status.remaining == 1
     assert status.reset_s == 1
 
@@ -56,12 +61,11 @@ def test_statuses_are_one_per_descriptor_in_order() -> None:
         request_of(descriptor_of(("none", "")), A, descriptor_of(("free", "x")), B)
     )
     # then
-    names = [status.current_limit for status in verdict.statuses]
-    assert names == [
+    assert [amount(status) for status in verdict.statuses] == [
         None,
-        CurrentLimit(2, Unit.MINUTE, "per-a"),
+        (2, Unit.MINUTE, "per-a"),
         None,
-        CurrentLimit(1, Unit.HOUR, ""),
+        (1, Unit.HOUR, ""),
     ]
     assert [status.remaining for status in verdict.statuses] == [0, 1, 4_294_967_295, 0]
     assert verdict.unmatched == 1
