@@ -101,6 +101,16 @@ class Connection(Dispatch):
         else:
             self._out.send_only(stream_id, status_block(status, message, details))
 
+    def is_awaited(self, stream_id: int) -> bool:
+        """Return whether somebody still waits for the answer to a call."""
+        return stream_id in self._out.awaiting
+
+    def lose(self) -> None:
+        """Note that the peer is gone: nobody waits for any answer."""
+        self.is_closing = True
+        self.cancelled.extend(self._out.awaiting)
+        self._out.drop_all()
+
     def take_output(self) -> bytes:
         """Return what is to be written now."""
         return self._out.take()
@@ -119,6 +129,13 @@ class Connection(Dispatch):
     def is_drained(self) -> bool:
         """Whether the connection drains, and nothing more is to be done on it."""
         return self._is_final and self.is_idle
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a handshake, a frame, a block or a request has begun and not ended."""
+        return bool(
+            self._tail or self._block_stream or self._intake.streams or not self._is_greeted
+        )
 
     @property
     def calls_in_flight(self) -> int:

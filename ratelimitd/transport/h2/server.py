@@ -1,0 +1,193 @@
+"""The shell on asyncio: sockets around connections, and everything that time decides.
+
+Rules:
+- A service gets all calls of one read at once, `on_calls(link, calls)`, at the loop, and must not
+  block. It answers by `link.answer` and `link.fail`, when it likes; all answers of one turn of
+  the loop and one connection are one write.
+- No task and no timer for a connection: one tick a second goes over the connections that did
+  something since, and over those whose next check is due. So every wait ends up to a second late.
+- While a peer does not read what we write, we do not read what it sends.
+- A peer that breaks the protocol gets its GOAWAY and CLOSE_S to read it.
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ratelimitd.transport.h2.bounds import Bounds
+from ratelimitd.transport.h2.connection import Call
+from ratelimitd.transport.h2.link import Link, Timeouts
+from ratelimitd.transport.h2.profile import Profile
+
+_log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+# Beyond it connections are closed as they come: file descriptors end at some number anyway, and
+# a connection takes some KiB.
+MAX_CONNECTIONS = 16_384
+BACKLOG = 1024
+HANDSHAKE_S = 10.0
+
+OnCalls = Callable[[Link, list[Call]], None]
+
+
+@dataclass(slots=True)
+class LinkCounters:
+    """What happened to connections as such; plain numbers that only grow."""
+
+    accepted: int = 0
+    over_limit: int = 0
+    closed: dict[str, int] = field(default_factory=dict)
+
+
+class Server:
+    """Serves `methods` to everybody who connects; `on_calls` gets what they ask."""
+
+    def __init__(
+        self,
+        methods: Mapping[bytes, object],
+        on_calls: OnCalls,
+        *,
+        bounds: Bounds | None = None,
+        timeouts: Timeouts | None = None,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
+        """Prepare; `listen` or `adopt` bring connections. Needs a running loop."""
+        self.profile = Profile(methods, bounds or Bounds())
+        self.timeouts = timeouts or Timeouts()
+        self.on_calls = on_calls
+        self.counters = LinkCounters()
+        self.links: set[Link] = set()
+        self.tick = 0
+        self.is_stopping = False
+        self._max_connections = max_connections
+        self._loop = asyncio.get_running_loop()
+        self._servers: list[asyncio.Server] = []
+        self._empty = asyncio.Event()
+        self._empty.set()
+        # Links to write to at the end of this turn of the loop.
+        self._dirty: list[Link] = []
+        # Links that did something since the last tick, and the others by the tick of their check.
+        self._busy: set[Link] = set()
+        self._wheel: dict[int, set[Link]] = {}
+        self._timer = self._loop.call_later(TICK_S, self._on_tick)
+
+    async def listen(self, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+        """Accept from a bound socket, TCP or unix. New certificates go into `tls` itself."""
+        server = await self._loop.create_server(
+            self._new_link,
+            sock=listener,
+            backlog=BACKLOG,
+            ssl=tls,
+            ssl_handshake_timeout=HANDSHAKE_S if tls else None,
+        )
+        self._servers.append(server)
+
+    async def adopt(self, accepted: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+        """Serve a connection that somebody else accepted. Raises OSError if it is gone."""
+        await self._loop.connect_accepted_socket(
+            self._new_link,
+            accepted,
+            ssl=tls,
+            ssl_handshake_timeout=HANDSHAKE_S if tls else None,
+        )
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new connection, let the calls in flight end within `grace_s`, then close."""
+        self.is_stopping = True
+        for server in self._servers:
+            server.close()
+        for link in list(self.links):
+            link.drain(self.tick)
+        try:
+            await asyncio.wait_for(self._empty.wait(), grace_s)
+        except TimeoutError:
+            for link in list(self.links):
+                link.abort("stop")
+            await self._empty.wait()
+        finally:
+            self._timer.cancel()
+
+    def move_one(self) -> bool:
+        """Ask one client to connect again, elsewhere if it may; False when there is none."""
+        for link in self.links:
+            if not link.is_draining:
+                link.drain(self.tick)
+                return True
+        return False
+
+    def touch(self, link: Link) -> None:
+        """Write what `link` has to send at the end of this turn of the loop."""
+        if not self._dirty:
+            self._loop.call_soon(self._flush)
+        self._dirty.append(link)
+
+    def wake(self, link: Link) -> None:
+        """Note that `link` did something, so that the next tick looks at it."""
+        self._busy.add(link)
+
+    def add(self, link: Link) -> str:
+        """Take a new link; return why it is refused, or nothing."""
+        self.counters.accepted += 1
+        if self.is_stopping:
+            return "stop"
+        if len(self.links) >= self._max_connections:
+            self.counters.over_limit += 1
+            return "over_limit"
+        self.links.add(link)
+        self._empty.clear()
+        self.wake(link)
+        return ""
+
+    def remove(self, link: Link, reason: str) -> None:
+        """Forget a link that is gone."""
+        if link not in self.links:
+            return
+        self.links.discard(link)
+        self._busy.discard(link)
+        slot = self._wheel.get(link.due)
+        if slot is not None:
+            slot.discard(link)
+        closed = self.counters.closed
+        closed[reason] = closed.get(reason, 0) + 1
+        if not self.links:
+            self._empty.set()
+
+    def _new_link(self) -> Link:
+        return Link(self)
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for link in dirty:
+            link.flush()
+
+    def _on_tick(self) -> None:
+        self._timer = self._loop.call_later(TICK_S, self._on_tick)
+        self.tick += 1
+        busy, self._busy = self._busy, set()
+        for link in busy:
+            self._check(link)
+        for link in self._wheel.pop(self.tick, ()):
+            self._check(link)
+
+    def _check(self, link: Link) -> None:
+        """Let a link look at the time, and put it where it is looked at again."""
+        try:
+            due = link.on_tick(self.tick)
+        except Exception:  # noqa: BLE001 - the other connections go on
+            _log.exception("a connection failed")
+            link.abort("error")
+            return
+        if link not in self.links:
+            return
+        slot = self._wheel.get(link.due)
+        if slot is not None:
+            slot.discard(link)
+        if due <= self.tick + 1:
+            self._busy.add(link)
+        else:
+            link.due = due
+            self._wheel.setdefault(due, set()).add(link)
