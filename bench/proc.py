@@ -1,51 +1,90 @@
-"""What a run costs, read from /proc, and the private store that it runs on."""
+"""What a run costs, read from /proc over whole process trees, and from the daemon's metrics."""
 
 import os
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import resource
+import urllib.request
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import redis
-
-from ratelimitd.store.embedded_files import find_server_program
-from tests.support.children import start_child
+from prometheus_client.parser import text_string_to_metric_families
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_STORE_MEMORY = "2gb"
+_BATCHES = "ratelimitd_store_batch_checks"
+# Files and sockets of a process besides the connections that are asked for.
+_SPARE_FILES = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """CPU time since the start and resident memory of some processes."""
+    """CPU time since the start of each process, and resident memory of all."""
 
-    cpu_s: float
+    cpu_s: Mapping[int, float]
     rss_bytes: int
 
 
-def usage(pids: Sequence[int]) -> Usage:
-    """Add up user and system time and resident memory of `pids`; gone ones count nothing."""
-    cpu_ticks = rss_pages = 0
-    for pid in pids:
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """How many checks in how many batches the daemon has sent to the store."""
+
+    checks: float
+    calls: float
+
+    def per_call_since(self, before: "Batches") -> float:
+        """Return the mean size of the batches since `before`."""
+        return (self.checks - before.checks) / max(self.calls - before.calls, 1)
+
+
+def usage(roots: Iterable[int]) -> Usage:
+    """Read the processes `roots` and all that descend from them; gone ones count nothing."""
+    cpu_s: dict[int, float] = {}
+    rss_pages = 0
+    for pid in _trees(list(roots)):
         fields = _stat(pid)
         if fields:
-            cpu_ticks += int(fields[11]) + int(fields[12])
+            cpu_s[pid] = (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
             rss_pages += int(fields[21])
-    return Usage(cpu_ticks / _TICKS_PER_S, rss_pages * _PAGE_BYTES)
+    return Usage(cpu_s, rss_pages * _PAGE_BYTES)
 
 
-def tree(root: int) -> list[int]:
-    """Return `root` and all that descends from it."""
-    parents = {
-        int(entry.name): int(fields[1])
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdigit() and (fields := _stat(int(entry.name)))
-    }
-    found = [root]
+def spent(before: Usage, after: Usage) -> dict[int, float]:
+    """Return the CPU seconds that each process has used in between."""
+    return {pid: cpu_s - before.cpu_s.get(pid, 0.0) for pid, cpu_s in after.cpu_s.items()}
+
+
+def read_batches(http_url: str) -> Batches:
+    """Ask the daemon's /metrics; labels, if there are any, are summed up."""
+    with urllib.request.urlopen(f"{http_url}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    checks = calls = 0.0
+    for family in text_string_to_metric_families(text):
+        if family.name == _BATCHES:
+            checks += sum(one.value for one in family.samples if one.name == f"{_BATCHES}_sum")
+            calls += sum(one.value for one in family.samples if one.name == f"{_BATCHES}_count")
+    return Batches(checks, calls)
+
+
+def allow_files() -> None:
+    """Raise this process's limit of open files, and so its children's, as far as it may."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def can_open(connections: int) -> bool:
+    """Tell whether a process may have so many connections."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return soft == resource.RLIM_INFINITY or soft >= connections + _SPARE_FILES
+
+
+def _trees(roots: Sequence[int]) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (fields := _stat(int(entry.name))):
+            children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found = list(roots)
     for pid in found:
-        found += [child for child, parent in parents.items() if parent == pid]
+        found += children.get(pid, [])
     return found
 
 
@@ -56,55 +95,3 @@ def _stat(pid: int) -> list[str]:
     except (FileNotFoundError, ProcessLookupError):
         return []
     return text[text.rindex(")") + 2 :].split()
-
-
-@dataclass(frozen=True, slots=True)
-class Store:
-    """A running private store and a client of it."""
-
-    pid: int
-    url: str
-    version: str
-    client: "redis.Redis"
-
-    def used_memory(self) -> int:
-        """Return the bytes that the store says it uses."""
-        return int(self.client.info("memory")["used_memory"])
-
-    def key_count(self) -> int:
-        """Return how many keys it holds."""
-        return int(self.client.dbsize())
-
-
-@contextmanager
-def running_store(directory: Path) -> Iterator[Store]:
-    """Run a store on a unix socket in `directory`, without snapshots, until the block ends."""
-    directory.mkdir(parents=True, exist_ok=True)
-    socket = directory / "store.sock"
-    command = [
-        *(str(find_server_program()), "--port", "0", "--unixsocket", str(socket)),
-        *("--save", "", "--appendonly", "no", "--dir", str(directory)),
-        *("--maxmemory", _STORE_MEMORY, "--maxmemory-policy", "volatile-ttl"),
-    ]
-    child = start_child("store", command, log=directory / "store.log")
-    client = redis.Redis(unix_socket_path=str(socket), socket_timeout=30)
-    try:
-        child.wait_until(lambda: _answers(client), "answer to PING")
-        info = client.info("server")
-        version = str(info.get("valkey_version") or info["redis_version"])
-        yield Store(child.pid, f"unix://{socket}", version, client)
-    finally:
-        client.close()
-        child.stop()
-
-
-def _answers(client: "redis.Redis") -> bool:
-    try:
-        return bool(client.ping())
-    except redis.ConnectionError:
-        return False
-
-
-def now_s() -> float:
-    """Return the clock that every measurement uses."""
-    return time.perf_counter()
