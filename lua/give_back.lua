@@ -1,10 +1,11 @@
 --[[ give_back: return what one part of a request was charged after another part refused it.
 
   Only in a Cluster, where a request's counters may lie on several nodes. A charge is given back
-  into the window it was made in, and not at all once that window has passed.
+  into the window it was made in, and not at all once that window has passed. It is sent once: a
+  give-back that is lost leaves the charge, so it never admits more than the limit.
 
   KEYS[n]  counters, distinct
-  ARGV[1]  now_us or ""           ARGV[2]  count, then for each: key index, window_us, cost, charged_at_us
+  ARGV[1]  now_us or ""           ARGV[2]  count, then for each: key index, window_us, amount, charged_at_us
   Returns  how many charges were given back
 
   --- @include "lib/clock"
@@ -21,7 +22,7 @@ local given_back = 0
 for i = 0, tonumber(ARGV[2]) - 1 do
   local key = tonumber(ARGV[3 + 4 * i])
   local window_us = tonumber(ARGV[4 + 4 * i])
-  local cost = tonumber(ARGV[5 + 4 * i])
+  local amount = tonumber(ARGV[5 + 4 * i])
   local charged_at_us = tonumber(ARGV[6 + 4 * i])
   local is_same_window = charged_at_us - charged_at_us % window_us == now_us - now_us % window_us
   if states[key] and is_same_window then
@@ -30,7 +31,7 @@ for i = 0, tonumber(ARGV[2]) - 1 do
       counter = {used = fixed_window.load(states[key], window_us, now_us), window_us = window_us}
       counters[key] = counter
     end
-    counter.used = fixed_window.charge(counter.used, -cost)
+    counter.used = fixed_window.charge(counter.used, -amount)
     given_back = given_back + 1
   end
 end

@@ -85,8 +85,12 @@ class DenyCache:
 
 
 def _refuses_alone(check: Check, result: CheckResult) -> bool:
-    """Say whether the check would be refused again, without the rest of its request before it."""
-    return check.cost > 0 and result.used_final + check.cost > check.limit.requests_per_unit
+    """Say whether a check that was over would be so again, without its request before it."""
+    return (
+        result.is_over
+        and check.cost > 0
+        and result.used_final + check.cost > check.limit.requests_per_unit
+    )
 
 
 def _refuses(entry: _Entry, check: Check, policy_revision: str, now_us: int) -> bool:

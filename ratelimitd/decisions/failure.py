@@ -1,10 +1,15 @@
 """What a request is answered when the store gives no decision: each rule's failure policy.
 
-Several policies in one request: error beats deny beats local beats allow. A shadow rule never
-refuses, so its policy does not count. Costs of 0 and refunds are never refused.
+Rules:
+- Several policies in one request: error beats deny beats local beats allow. A shadow rule never
+  refuses, so its policy does not count.
+- A request that its domain refuses whatever its limits say is refused without the store too.
+- Costs of 0 and refunds are never refused. Local counters are charged only if all of the request
+  is admitted.
+- A status tells no remaining amount that nobody knows: only a refusal names its limit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import assert_never
 
 from ratelimitd.decisions.fold import assemble, unchecked_status
@@ -14,16 +19,22 @@ from ratelimitd.decisions.refusal import is_refused
 from ratelimitd.decisions.verdict import Code, RuleCount, RuleOutcome, Status, Verdict
 from ratelimitd.policy.model import FailurePolicy, Limit
 
+# Says for each check whether it is over its local share, and charges them if none refuses.
+DecideLocally = Callable[[Sequence[Check], int], Sequence[bool]]
+
 _STRONGEST_FIRST = (
     FailurePolicy.ERROR,
     FailurePolicy.DENY,
     FailurePolicy.LOCAL,
     FailurePolicy.ALLOW,
 )
+_REFUSALS = frozenset({RuleOutcome.FAILED_CLOSED, RuleOutcome.FAILED_LOCAL_REFUSED})
 
 
 def failure_policy(plan: Plan) -> FailurePolicy:
     """Return the strongest failure policy among the plan's limits; allow if all are shadow."""
+    if plan.is_denied:
+        return FailurePolicy.DENY
     present = {check.limit.on_store_failure for check in plan.checks if not check.limit.is_shadow}
     for policy in _STRONGEST_FIRST:
         if policy in present:
@@ -31,16 +42,15 @@ def failure_policy(plan: Plan) -> FailurePolicy:
     return FailurePolicy.ALLOW
 
 
-def fold_failure(
-    plan: Plan, decide_locally: Callable[[Check], bool], options: DecisionOptions
-) -> Verdict:
+def fold_failure(plan: Plan, decide_locally: DecideLocally, options: DecisionOptions) -> Verdict:
     """Answer `plan` without the store; its strongest policy is not `error`.
 
-    `decide_locally` says whether a check is over its local share, and charges it; it is asked
-    only where the whole request is decided locally, so a certain refusal charges nothing.
+    `decide_locally` gets the checks that count locally and the quota limits that pass elsewhere;
+    it is asked only where no stronger policy refuses anyway.
     """
     strongest = failure_policy(plan)
     assert strongest is not FailurePolicy.ERROR, "an error has no verdict"
+    outcomes = _outcomes(plan, strongest, decide_locally)
     statuses: list[Status] = []
     counts: list[RuleCount] = []
     overs: list[tuple[Limit, bool]] = []
@@ -48,11 +58,11 @@ def fold_failure(
         if descriptor.check is None or descriptor.limit is None:
             statuses.append(unchecked_status(descriptor))
             continue
-        outcome = _outcome(plan.checks[descriptor.check], strongest, decide_locally)
-        is_over = outcome in (RuleOutcome.FAILED_CLOSED, RuleOutcome.FAILED_LOCAL_REFUSED)
+        outcome = outcomes[descriptor.check]
+        is_over = outcome in _REFUSALS
         overs.append((descriptor.limit, is_over))
-        statuses.append(Status(Code.OVER_LIMIT if is_over else Code.OK, descriptor.limit))
-        counts.append(failed_count(descriptor, descriptor.limit, outcome))
+        statuses.append(Status(Code.OVER_LIMIT, descriptor.limit) if is_over else Status(Code.OK))
+        counts.append(_count(descriptor, descriptor.limit, outcome))
     return assemble(
         plan,
         tuple(statuses),
@@ -66,13 +76,13 @@ def fold_failure(
 def failed_counts(plan: Plan) -> tuple[RuleCount, ...]:
     """Return what a request answered with an error adds to the metrics of its rules."""
     return tuple(
-        failed_count(descriptor, descriptor.limit, RuleOutcome.FAILED_ERROR)
+        _count(descriptor, descriptor.limit, RuleOutcome.FAILED_ERROR)
         for descriptor in plan.descriptors
         if descriptor.check is not None and descriptor.limit is not None
     )
 
 
-def failed_count(descriptor: DescriptorPlan, limit: Limit, outcome: RuleOutcome) -> RuleCount:
+def _count(descriptor: DescriptorPlan, limit: Limit, outcome: RuleOutcome) -> RuleCount:
     """Count a decision that the store did not make; total hits go on, as the reference does."""
     return RuleCount(
         limit=limit,
@@ -82,19 +92,39 @@ def failed_count(descriptor: DescriptorPlan, limit: Limit, outcome: RuleOutcome)
     )
 
 
-def _outcome(
-    check: Check, strongest: FailurePolicy, decide_locally: Callable[[Check], bool]
-) -> RuleOutcome:
-    policy = FailurePolicy.ALLOW if check.limit.is_shadow else check.limit.on_store_failure
+def _outcomes(
+    plan: Plan, strongest: FailurePolicy, decide_locally: DecideLocally
+) -> list[RuleOutcome]:
+    """Return what became of each check, in order."""
+    outcomes = [_outcome(check) for check in plan.checks]
+    if strongest is not FailurePolicy.LOCAL:
+        return outcomes
+    local = [at for at, check in enumerate(plan.checks) if _policy(check) is FailurePolicy.LOCAL]
+    # Quota limits that are admitted for other reasons keep the local ones from refusing alone.
+    passing = plan.passing_quota + sum(
+        check.limit.is_quota for at, check in enumerate(plan.checks) if at not in local
+    )
+    overs = decide_locally([plan.checks[at] for at in local], passing)
+    for at, is_over in zip(local, overs, strict=True):
+        outcomes[at] = (
+            RuleOutcome.FAILED_LOCAL_REFUSED if is_over else RuleOutcome.FAILED_LOCAL_ALLOWED
+        )
+    return outcomes
+
+
+def _outcome(check: Check) -> RuleOutcome:
+    """Return what a check comes to without local counters."""
+    policy = _policy(check)
     match policy:
-        case FailurePolicy.DENY:
+        case FailurePolicy.DENY | FailurePolicy.ERROR:
+            # An error is left here only in a request that its domain refuses anyway.
             return RuleOutcome.FAILED_OPEN if check.cost <= 0 else RuleOutcome.FAILED_CLOSED
-        case FailurePolicy.LOCAL if strongest is FailurePolicy.LOCAL:
-            is_over = decide_locally(check)
-            return RuleOutcome.FAILED_LOCAL_REFUSED if is_over else RuleOutcome.FAILED_LOCAL_ALLOWED
         case FailurePolicy.LOCAL | FailurePolicy.ALLOW:
             return RuleOutcome.FAILED_OPEN
-        case FailurePolicy.ERROR:  # pragma: no cover - fold_failure was not called then
-            raise AssertionError("an error has no verdict")
         case _:
             assert_never(policy)
+
+
+def _policy(check: Check) -> FailurePolicy:
+    limit = check.limit
+    return FailurePolicy.ALLOW if limit.is_shadow else limit.on_store_failure

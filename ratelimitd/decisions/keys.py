@@ -20,7 +20,7 @@ import hashlib
 import hmac
 import re
 from binascii import crc_hqx
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 from zlib import crc32
@@ -65,14 +65,17 @@ def counter_key(
     *, prefix: str, domain: str, algorithm: Algorithm, window_us: int, parts: Iterable[KeyPart]
 ) -> bytes:
     """Return the key of the counter that these parts name."""
-    scope = f"{_escape(prefix)}!{_escape(domain)}" if prefix else _escape(domain)
-    head = f"{_ALGORITHM_LETTER[algorithm]}{window_us // 1_000_000}:{scope}"
-    entries = [f"{_escape(part.key)}{part.kind.value}{_escape(part.text)}" for part in parts]
-    body = "|".join((head, *entries)).encode()
+    head = f"{_ALGORITHM_LETTER[algorithm]}{window_us // 1_000_000}:"
+    texts = [prefix, domain]
+    for part in parts:
+        texts += (part.key, part.kind.value, part.text)
+    body = None
+    # Escaping makes nothing shorter, and takes its time for long values.
+    if sum(map(len, texts)) <= MAX_BODY_BYTES:
+        body = _readable(head, texts).encode()
+    if body is None or len(body) > MAX_BODY_BYTES:
+        body = f"{_HASH_LETTER}:{_digest(head, texts)}".encode()
     tag = PARTITION_TAGS[crc32(body) % len(PARTITION_TAGS)].encode()
-    if len(body) > MAX_BODY_BYTES:
-        digest = hashlib.blake2b(body, digest_size=16).hexdigest()
-        body = f"{_HASH_LETTER}:{digest}".encode()
     return b"%b{%b}%b" % (KEY_PREFIX, tag, body)
 
 
@@ -90,6 +93,26 @@ def slot_of(tag: bytes) -> int:
 def fingerprint(secret: bytes, value: str) -> str:
     """Return 32 hex digits that stand for a secret value: HMAC-SHA-256 cut to 128 bits."""
     return hmac.digest(secret, value.encode("utf-8", "surrogatepass"), "sha256")[:16].hex()
+
+
+def _readable(head: str, texts: Sequence[str]) -> str:
+    """Return the body that people can read; `texts` are prefix, domain, then key, kind, text."""
+    prefix, domain, *rest = texts
+    scope = f"{_escape(prefix)}!{_escape(domain)}" if prefix else _escape(domain)
+    entries = [
+        f"|{_escape(rest[at])}{rest[at + 1]}{_escape(rest[at + 2])}"
+        for at in range(0, len(rest), 3)
+    ]
+    return "".join((head, scope, *entries))
+
+
+def _digest(head: str, texts: Sequence[str]) -> str:
+    """Return the BLAKE2b-128 of a body; each text stands behind its length."""
+    whole = [head.encode()]
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        whole += (b"%d:" % len(encoded), encoded)
+    return hashlib.blake2b(b"".join(whole), digest_size=16).hexdigest()
 
 
 def _escape(text: str) -> str:

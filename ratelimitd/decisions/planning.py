@@ -27,6 +27,9 @@ from ratelimitd.policy.model import (
 # Costs saturate where the store's integers end.
 MAX_COST = 2**53 - 1
 
+# The rule, for logs, of a limit that a request brings where none is configured.
+OWN_LIMIT = "(request)"
+
 # Digits of a fingerprint that people are shown.
 SHOWN_DIGITS = 8
 
@@ -125,7 +128,7 @@ def _find(
     if descriptor.override is not None and (
         matched.limit is None or matched.limit.has_upstream_override
     ):
-        return _unmatched_override(domain, descriptor, matched, options, hash_secret)
+        return _own_limit(domain, descriptor, matched, options, hash_secret)
     limit = matched.limit
     if limit is not None and descriptor.override is not None:
         limit = _overridden(limit, descriptor.override)
@@ -151,7 +154,7 @@ def _overridden(limit: Limit, override: Override) -> Limit:
     )
 
 
-def _unmatched_override(
+def _own_limit(
     domain: Domain,
     descriptor: Descriptor,
     matched: Match,
@@ -176,7 +179,7 @@ def _unmatched_override(
     metric_key = ".".join(f"{key}_{value}" if value else key for key, value in entries)
     limit = Limit(
         domain=domain.name,
-        rule=f"{domain.name}.{metric_key}",
+        rule=matched.limit.rule if matched.limit else f"{domain.name}.{OWN_LIMIT}",
         position=domain.position,
         unit=override.unit,
         window_us=WINDOW_US[override.unit],

@@ -1,9 +1,10 @@
 """The counters of this process for rules that count locally while the store is away."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from ratelimitd.decisions.local import decide_local
 from ratelimitd.decisions.plan import Check
+from ratelimitd.decisions.refusal import is_refused
 
 # About 2 MB; beyond it the oldest counter is forgotten and starts anew, which admits its burst.
 MAX_COUNTERS = 10_000
@@ -22,15 +23,28 @@ class LocalCounters:
         """Return how many counters are held."""
         return len(self._tats)
 
-    def is_over(self, check: Check) -> bool:
-        """Charge `check` if its local share admits it, else say that it is over."""
-        tat = self._tats.pop(check.key, None)
-        over, tat = decide_local(tat, check.limit, self._share, check.cost, self._now_us())
-        if len(self._tats) >= MAX_COUNTERS:
-            del self._tats[next(iter(self._tats))]
-        self._tats[check.key] = tat
-        return over
+    def decide(self, checks: Sequence[Check], passing_quota: int) -> list[bool]:
+        """Say for each check whether it is over its share; charge them all, or none if refused."""
+        now_us = self._now_us()
+        tats: dict[bytes, int | None] = {}
+        overs = []
+        for check in checks:
+            tat = tats.get(check.key, self._tats.get(check.key))
+            over, tats[check.key] = decide_local(tat, check.limit, self._share, check.cost, now_us)
+            overs.append(over)
+        limits = [check.limit for check in checks]
+        if not is_refused(zip(limits, overs, strict=True), passing_quota):
+            self._charge(tats)
+        return overs
 
     def clear(self) -> None:
         """Forget everything: the store decides again."""
         self._tats.clear()
+
+    def _charge(self, tats: Mapping[bytes, int | None]) -> None:
+        for key, tat in tats.items():
+            assert tat is not None, "every decision names its arrival time"
+            self._tats.pop(key, None)
+            if len(self._tats) >= MAX_COUNTERS:
+                del self._tats[next(iter(self._tats))]
+            self._tats[key] = tat

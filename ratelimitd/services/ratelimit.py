@@ -96,7 +96,7 @@ class RateLimitService:
             if failure_policy(plan) is FailurePolicy.ERROR:
                 self.telemetry.observe_failed(failed_counts(plan))
                 raise
-            return fold_failure(plan, self.local.is_over, self.options)
+            return fold_failure(plan, self.local.decide, self.options)
         self.deny_cache.remember(plan, reply, sent_us)
         return fold(plan, reply, self.options)
 

@@ -113,7 +113,7 @@ def _join(
         returned: dict[bytes, int] = {}
         for tag, charge in _wrongly_charged(plan, replies):
             give_back.setdefault(tag, []).append(charge)
-            returned[charge.check.key] = returned.get(charge.check.key, 0) + charge.check.cost
+            returned[charge.check.key] = returned.get(charge.check.key, 0) + charge.amount
         ordered = [
             result._replace(used_final=max(0, result.used_final - returned.get(check.key, 0)))
             for check, result in zip(plan.checks, ordered, strict=True)
@@ -129,7 +129,8 @@ def _wrongly_charged(
     for tag, origin, reply in replies:
         if reply.is_refused:
             continue
-        for index in origin.checks:
+        for index, result in zip(origin.checks, reply.results, strict=True):
             check = plan.checks[index]
-            if check.cost and not check.limit.counts_denied:
-                yield tag, Charge(check, reply.now_us)
+            amount = result.used_after - result.used_before
+            if amount and not check.limit.counts_denied:
+                yield tag, Charge(check, amount, reply.now_us)

@@ -15,9 +15,13 @@ Argument = bytes | str | int
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One charge to give back: what was spent on which counter, at which moment of the store."""
+    """One charge to give back: what it added to its counter, and when by the store's clock.
+
+    `amount` is below zero for a refund, and less than the cost where the count was at its end.
+    """
 
     check: Check
+    amount: int
     charged_at_us: int
 
 
@@ -71,6 +75,6 @@ def to_give_back_arguments(
     for charge in charges:
         check = charge.check
         index = index_of.setdefault(check.key, len(index_of) + 1)
-        fields += (index, check.limit.window_us, check.cost, charge.charged_at_us)
+        fields += (index, check.limit.window_us, charge.amount, charge.charged_at_us)
         count += 1
     return list(index_of), ["" if now_us is None else now_us, count, *fields]

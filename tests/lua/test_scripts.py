@@ -160,17 +160,17 @@ def test_give_back_returns_charges_into_their_own_window_only(
     (reply,) = store.check([plan_of(check)], NOW_US)
     store.check([plan_of(check)], NOW_US)
     # when
-    given = store.give_back([Charge(check, reply.now_us)], NOW_US + 1)
+    given = store.give_back([Charge(check, 3, reply.now_us)], NOW_US + 1)
     # then
     assert given == 1
     (after,) = store.peek([plan_of(check_of(limit, cost=0))], NOW_US + 1)
     assert after.results[0].used_before == 3
     # when the window has passed
-    assert store.give_back([Charge(check, reply.now_us)], NOW_US + limit.window_us) == 0
+    assert store.give_back([Charge(check, 3, reply.now_us)], NOW_US + limit.window_us) == 0
 
 
 def test_give_back_of_an_absent_counter_does_nothing(
     client: redis.Redis, store: ScriptedStore
 ) -> None:
-    assert store.give_back([Charge(check_of(limit_of(10)), NOW_US)], NOW_US) == 0
+    assert store.give_back([Charge(check_of(limit_of(10)), 1, NOW_US)], NOW_US) == 0
     assert client.dbsize() == 0

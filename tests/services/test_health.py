@@ -52,9 +52,28 @@ def test_local_counters_are_bounded() -> None:
     limit = limit_of(1)
     # when
     for index in range(MAX_COUNTERS + 10):
-        assert not counters.is_over(check_of(limit, str(index)))
+        assert counters.decide([check_of(limit, str(index))], 0) == [False]
     # then
     assert len(counters) == MAX_COUNTERS
-    assert counters.is_over(check_of(limit, str(MAX_COUNTERS)))
+    assert counters.decide([check_of(limit, str(MAX_COUNTERS))], 0) == [True]
     counters.clear()
     assert len(counters) == 0
+
+
+def test_local_counters_charge_nothing_for_a_refused_request() -> None:
+    # given one counter that is used up, and one that is not
+    counters = LocalCounters(1, lambda: 0)
+    used_up, fresh = check_of(limit_of(1), "a"), check_of(limit_of(1), "b")
+    counters.decide([used_up], 0)
+    # when
+    assert counters.decide([fresh, used_up], 0) == [False, True]
+    # then
+    assert counters.decide([fresh], 0) == [False]
+
+
+def test_local_counters_charge_one_counter_named_twice_for_both() -> None:
+    counters = LocalCounters(1, lambda: 0)
+    check = check_of(limit_of(2), "a")
+    assert counters.decide([check, check, check], 0) == [False, False, True]
+    assert counters.decide([check, check], 0) == [False, False]
+    assert counters.decide([check], 0) == [True]

@@ -129,3 +129,17 @@ def test_cache_of_size_zero_remembers_nothing() -> None:
 
 def test_plan_without_checks_is_not_answered() -> None:
     assert not is_refused(filled(check_of(LIMIT)), plan_of())
+
+
+def test_limit_that_did_not_refuse_is_not_remembered() -> None:
+    # given a request of two limits, of which one is at its end and the other over
+    model, cache = ModelStore(), DenyCache(10 * ENTRY_BYTES)
+    last = check_of(LIMIT, "last")
+    over = check_of(LIMIT, "over")
+    model.check([plan_of(last), plan_of(over), plan_of(over)], NOW_US)
+    plan = plan_of(last, over)
+    # when
+    cache.remember(plan, model.check([plan], NOW_US)[0], SENT_US)
+    # then the store says so itself
+    assert not is_refused(cache, plan_of(last))
+    assert is_refused(cache, plan_of(over))

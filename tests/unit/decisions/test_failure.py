@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import pytest
 
 from ratelimitd.decisions.failure import failed_counts, failure_policy, fold_failure
@@ -22,12 +24,12 @@ def plan_with(*policies: FailurePolicy, cost: int = 1) -> Plan:
     return plan_of(*(check_of(limit_of(5, on_store_failure=one), cost=cost) for one in policies))
 
 
-def never_over(check: Check) -> bool:
-    return False
+def never_over(checks: Sequence[Check], passing_quota: int) -> list[bool]:
+    return [False] * len(checks)
 
 
-def always_over(check: Check) -> bool:
-    return True
+def always_over(checks: Sequence[Check], passing_quota: int) -> list[bool]:
+    return [True] * len(checks)
 
 
 @pytest.mark.parametrize(
@@ -57,8 +59,8 @@ def test_shadow_rules_have_no_say() -> None:
 
 def test_deny_refuses_and_charges_no_local_counter() -> None:
     # given
-    def unexpected(check: Check) -> bool:
-        raise AssertionError(check)
+    def unexpected(checks: Sequence[Check], passing_quota: int) -> list[bool]:
+        raise AssertionError(checks)
 
     # when
     verdict = fold_failure(plan_with(LOCAL, DENY), unexpected, OPTIONS)
@@ -172,3 +174,39 @@ def test_quota_limits_refuse_only_together_without_the_store_too() -> None:
 def test_error_has_no_verdict() -> None:
     with pytest.raises(AssertionError):
         fold_failure(plan_with(ERROR), never_over, OPTIONS)
+
+
+def test_request_that_its_domain_refuses_is_refused_without_the_store_too() -> None:
+    # given a rule whose policy is `error`
+    plan = plan_of(check_of(limit_of(5)), is_denied=True)
+    # when
+    assert failure_policy(plan) is DENY
+    verdict = fold_failure(plan, never_over, OPTIONS)
+    # then
+    assert verdict.code is Code.OVER_LIMIT
+
+
+def test_status_of_a_failure_that_lets_pass_tells_no_amount() -> None:
+    # when
+    (status,) = fold_failure(plan_with(ALLOW), never_over, OPTIONS).statuses
+    # then
+    assert status.limit is None
+    assert status.reset_s is None
+
+
+def test_quota_limits_that_pass_keep_local_ones_from_refusing_alone() -> None:
+    # given
+    told: list[int] = []
+
+    def note(checks: Sequence[Check], passing_quota: int) -> list[bool]:
+        told.append(passing_quota)
+        return [True] * len(checks)
+
+    def quota(policy: FailurePolicy) -> Check:
+        return check_of(limit_of(5, is_quota=True, on_store_failure=policy))
+
+    # when
+    verdict = fold_failure(plan_of(quota(LOCAL), quota(ALLOW)), note, OPTIONS)
+    # then
+    assert told == [1]
+    assert verdict.code is Code.OK

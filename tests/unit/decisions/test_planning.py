@@ -131,6 +131,7 @@ def test_override_of_an_upstream_rule_brings_its_own_limit_and_keeps_the_counter
     assert overridden.checks[0].limit.name == ""
     assert overridden.checks[0].key == plain.checks[0].key
     assert overridden.descriptors[0].metric_key == "path_/a"
+    assert overridden.checks[0].limit.rule == plain.checks[0].limit.rule
 
 
 def test_override_without_a_rule_is_checked() -> None:
@@ -141,6 +142,7 @@ def test_override_without_a_rule_is_checked() -> None:
     # then
     assert plan.checks[0].limit.requests_per_unit == 4
     assert plan.descriptors[0].metric_key == "a_1.b"
+    assert plan.checks[0].limit.rule == "api.(request)"
 
 
 def test_override_keeps_a_rule_that_says_so() -> None:
