@@ -125,12 +125,18 @@ def _join(
 def _wrongly_charged(
     plan: Plan, replies: Sequence[tuple[bytes, _Origin, Reply]]
 ) -> Iterator[tuple[bytes, Charge]]:
-    """Yield what parts that would have admitted charged to limits that count admitted only."""
+    """Yield what parts that would have admitted charged to limits that count admitted only.
+
+    One charge per counter, so that a floor between two of them changes nothing.
+    """
     for tag, origin, reply in replies:
         if reply.is_refused:
             continue
+        net: dict[bytes, Charge] = {}
         for index, result in zip(origin.checks, reply.results, strict=True):
             check = plan.checks[index]
-            amount = result.used_after - result.used_before
-            if amount and not check.limit.counts_denied:
-                yield tag, Charge(check, amount, reply.now_us)
+            if not check.limit.counts_denied:
+                before = net[check.key].amount if check.key in net else 0
+                amount = before + result.used_after - result.used_before
+                net[check.key] = Charge(check, amount, reply.now_us)
+        yield from ((tag, charge) for charge in net.values() if charge.amount)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ratelimitd.decisions.keys import partition_of
@@ -35,7 +35,7 @@ limits = st.builds(
 def histories(draw: st.DrawFn) -> list[Plan]:
     by_key = {key: draw(limits) for key in KEYS}
     check = st.builds(
-        lambda key, cost: Check(key, by_key[key], cost), st.sampled_from(KEYS), st.integers(0, 3)
+        lambda key, cost: Check(key, by_key[key], cost), st.sampled_from(KEYS), st.integers(-3, 3)
     )
     plan = st.builds(
         lambda checks, passing, denied: make_plan(*checks, passing_quota=passing, is_denied=denied),
@@ -46,8 +46,24 @@ def histories(draw: st.DrawFn) -> list[Plan]:
     return draw(st.lists(plan, min_size=1, max_size=6))
 
 
+FREE = make_limit(5, counts_denied=False)
+USED_UP = make_limit(0, counts_denied=False)
+
+
 @settings(max_examples=40)
 @given(plans=histories())
+@example(  # a refund that the floor cut, in a request that another partition refuses
+    plans=[
+        make_plan(Check(KEYS[0], FREE, -3), Check(KEYS[1], USED_UP, 1)),
+        make_plan(Check(KEYS[0], FREE, 0)),
+    ]
+)
+@example(  # the same after a charge of the same counter
+    plans=[
+        make_plan(Check(KEYS[0], FREE, 2), Check(KEYS[0], FREE, -3), Check(KEYS[1], USED_UP, 1)),
+        make_plan(Check(KEYS[0], FREE, 0)),
+    ]
+)
 def test_cluster_decides_as_one_server_does(
     plans: list[Plan], redis7: Server, cluster: Cluster, scripts: Scripts
 ) -> None:
