@@ -16,6 +16,7 @@ from ratelimitd.settings.option import Option
 from ratelimitd.settings.options import OPTIONS
 from ratelimitd.settings.upstream import Text, read_upstream
 from ratelimitd.settings.upstream_table import UPSTREAM_BY_NAME
+from ratelimitd.settings.values import FALSE_TEXTS
 
 T = TypeVar("T")
 
@@ -28,6 +29,17 @@ _STORE_OPTIONS = (
     options.STORE_KEY,
     options.STORE_ANY_HOSTNAME,
 )
+# What says how to reach the store of REDIS_URL, and what says nothing there.
+_IS_OFF = frozenset(text.lower() for text in FALSE_TEXTS)
+_OF_REDIS_URL: Mapping[str, frozenset[str]] = {
+    "REDIS_AUTH": frozenset(),
+    "REDIS_TLS": _IS_OFF,
+    "REDIS_TYPE": frozenset({"single"}),
+    "REDIS_TLS_CLIENT_CERT": frozenset(),
+    "REDIS_TLS_CLIENT_KEY": frozenset(),
+    "REDIS_TLS_CACERT": frozenset(),
+    "REDIS_TLS_SKIP_HOSTNAME_VERIFICATION": _IS_OFF,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +84,11 @@ def collect(flags: Mapping[str, str], environ: Mapping[str, str]) -> Given:
     """Return the text that counts for each option that anybody set."""
     upstream = read_upstream(environ)
     texts = {**upstream.texts, **_ours(flags, environ)}
-    warnings = [*upstream.warnings, *_unknown_variables(environ), *_keep_store_together(texts)]
+    warnings = [
+        *upstream.warnings,
+        *_unknown_variables(environ),
+        *_keep_store_together(texts, environ),
+    ]
     return Given(texts, upstream.problems, warnings)
 
 
@@ -95,14 +111,17 @@ def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _keep_store_together(texts: dict[str, Text]) -> list[str]:
+def _keep_store_together(texts: dict[str, Text], environ: Mapping[str, str]) -> list[str]:
+    """Take away what belongs to the store of REDIS_URL if another one is used; returns warnings."""
     store = texts.get(options.STORE.name)
     if store is None or store.source == "REDIS_URL":
         return []
-    dropped = []
     for option in _STORE_OPTIONS:
         text = texts.get(option.name)
         if text is not None and text.source in UPSTREAM_BY_NAME:
-            dropped.append(text.source)
             del texts[option.name]
-    return [f"{name} has no effect: the store is named by {store.source}" for name in dropped]
+    return [
+        f"{name} has no effect: the store is named by {store.source}"
+        for name, default in _OF_REDIS_URL.items()
+        if environ.get(name, "") and environ[name].lower() not in default
+    ]

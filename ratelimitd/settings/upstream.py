@@ -6,16 +6,22 @@ from several are put together. Pure: the environment is an argument.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import quote
 
 from ratelimitd.settings import options
 from ratelimitd.settings.option import Option
+from ratelimitd.settings.upstream_store import RedisVariables, to_store_url
 from ratelimitd.settings.upstream_table import UPSTREAM_VARIABLES, Fate, UpstreamVariable
-from ratelimitd.settings.values import parse_bool
+from ratelimitd.settings.values import FALSE_TEXTS, parse_bool
 
 DEFAULT_RUNTIME_ROOT = "/srv/runtime_data/current"
 DEFAULT_APPDIRECTORY = "config"
 DEFAULT_PROMETHEUS_ADDR = ":9090"
+_STORE_TLS: tuple[tuple[Option[object], str], ...] = (
+    (options.STORE_CERT, "REDIS_TLS_CLIENT_CERT"),
+    (options.STORE_KEY, "REDIS_TLS_CLIENT_KEY"),
+    (options.STORE_CA, "REDIS_TLS_CACERT"),
+    (options.STORE_ANY_HOSTNAME, "REDIS_TLS_SKIP_HOSTNAME_VERIFICATION"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,33 +147,35 @@ def _policy(read: _Reader) -> _Texts:
 
 def _store(read: _Reader) -> _Texts:
     address = read.text("REDIS_URL")
-    has_tls = read.is_true("REDIS_TLS")
-    is_cluster = read.text("REDIS_TYPE").upper() == "CLUSTER"
+    has_tls = read.is_true("REDIS_TLS") if read.text("REDIS_TLS") else None
     if not address:
         return
-    socket_type = read.text("REDIS_SOCKET_TYPE", "unix" if address.startswith("/") else "tcp")
-    if socket_type not in {"tcp", "unix"}:
+    socket_type = read.text("REDIS_SOCKET_TYPE")
+    if socket_type not in {"", "tcp", "unix"}:
         read.found.problems.append(
             f"REDIS_SOCKET_TYPE={socket_type}: write tcp or unix; for TLS set REDIS_TLS=true"
         )
-    url = _store_url(
-        address,
-        read.text("REDIS_AUTH"),
-        scheme="unix" if socket_type == "unix" else "rediss" if has_tls else "redis",
-        is_cluster=is_cluster,
+        socket_type = ""
+    store_type = read.text("REDIS_TYPE").upper()
+    url, problems = to_store_url(
+        RedisVariables(
+            url=address,
+            auth=read.text("REDIS_AUTH"),
+            socket_type=socket_type,
+            has_tls=has_tls,
+            is_cluster=store_type == "CLUSTER" if store_type else None,
+        )
     )
+    read.found.problems.extend(problems)
     yield options.STORE.name, Text("REDIS_URL", url)
-    if not has_tls:
-        return
-    yield from _set_ones(
-        read,
-        (
-            (options.STORE_CERT, "REDIS_TLS_CLIENT_CERT"),
-            (options.STORE_KEY, "REDIS_TLS_CLIENT_KEY"),
-            (options.STORE_CA, "REDIS_TLS_CACERT"),
-            (options.STORE_ANY_HOSTNAME, "REDIS_TLS_SKIP_HOSTNAME_VERIFICATION"),
-        ),
-    )
+    if url.startswith("rediss"):
+        yield from _set_ones(read, _STORE_TLS)
+    elif not problems:
+        for _, name in _STORE_TLS:
+            if read.text(name, "false") not in FALSE_TEXTS:
+                read.found.warnings.append(
+                    f"{name} is set but REDIS_TLS is not true: the store is spoken to without TLS"
+                )
 
 
 def _metrics(read: _Reader) -> _Texts:
@@ -182,15 +190,3 @@ def _set_ones(read: _Reader, pairs: Iterable[tuple[Option[object], str]]) -> _Te
     for option, name in pairs:
         if text := read.text(name):
             yield option.name, Text(name, text)
-
-
-def _store_url(address: str, auth: str, *, scheme: str, is_cluster: bool) -> str:
-    if "://" in address:
-        return address
-    # A lone word is the password; with a colon, what stands before it is the ACL user.
-    user, colon, password = auth.partition(":")
-    user, password = (user, password) if colon else ("", auth)
-    login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if auth else ""
-    if scheme == "unix":
-        return f"unix://{login}{quote(address)}"
-    return f"{scheme}{'+cluster' if is_cluster else ''}://{login}{address}"

@@ -133,13 +133,16 @@ UPSTREAM_VARIABLES: tuple[UpstreamVariable, ...] = (
         "CLUSTER",
     ),
     _honoured("REDIS_URL", "`--store`: host:port, the path of a unix socket, or a URL"),
-    _honoured("REDIS_AUTH", "password or user:password of REDIS_URL's store"),
-    _honoured("REDIS_TLS", "TLS to REDIS_URL's store"),
-    _honoured("REDIS_TLS_CLIENT_CERT", "as `--store-cert`, if REDIS_TLS is true"),
-    _honoured("REDIS_TLS_CLIENT_KEY", "as `--store-key`, if REDIS_TLS is true"),
-    _honoured("REDIS_TLS_CACERT", "as `--store-ca`, if REDIS_TLS is true"),
     _honoured(
-        "REDIS_TLS_SKIP_HOSTNAME_VERIFICATION", "as `--store-any-hostname`, if REDIS_TLS is true"
+        "REDIS_AUTH", "password or user:password of REDIS_URL's store, also if that is a URL"
+    ),
+    _honoured("REDIS_TLS", "TLS to REDIS_URL's store; `redis://` becomes `rediss://`"),
+    _honoured("REDIS_TLS_CLIENT_CERT", "as `--store-cert`, if REDIS_URL's store has TLS"),
+    _honoured("REDIS_TLS_CLIENT_KEY", "as `--store-key`, if REDIS_URL's store has TLS"),
+    _honoured("REDIS_TLS_CACERT", "as `--store-ca`, if REDIS_URL's store has TLS"),
+    _honoured(
+        "REDIS_TLS_SKIP_HOSTNAME_VERIFICATION",
+        "as `--store-any-hostname`, if REDIS_URL's store has TLS",
     ),
     _same("REDIS_HEALTH_CHECK_ACTIVE_CONNECTION", options.HEALTHY_WITH_STORE),
     *_ignored("REDIS_SENTINEL_AUTH", "Sentinel is not implemented"),
