@@ -107,6 +107,7 @@ def _assert_sane(connection: Connection, bounds: Bounds) -> None:
         + frames.HEADER_LENGTH
     )
     assert len(connection._blocks) <= bounds.remembered_blocks  # noqa: SLF001
+    assert connection._intake.early == []  # noqa: SLF001
     assert len(connection._our_resets) <= 128  # noqa: SLF001
     assert connection.calls_in_flight <= bounds.concurrent_streams
     # What is sent is always whole frames.

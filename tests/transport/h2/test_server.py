@@ -65,6 +65,8 @@ async def start() -> AsyncIterator[Start]:
             METHODS, on_calls, bounds=bounds, timeouts=timeouts, max_connections=max_connections
         )
         servers.append(server)
+        # Time passes when the test says so.
+        server._timer.cancel()  # noqa: SLF001
         listener = socket.create_server(("127.0.0.1", 0))
         await server.listen(listener, tls)
         return server, int(listener.getsockname()[1])
@@ -107,6 +109,7 @@ async def _end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> by
 def _pass_ticks(server: Server, ticks: int) -> None:
     for _ in range(ticks):
         server._on_tick()  # noqa: SLF001
+        server._timer.cancel()  # noqa: SLF001
 
 
 async def _settle(check: Callable[[], bool]) -> None:
@@ -256,6 +259,13 @@ async def test_quiet_connections_are_not_looked_at(start: Start) -> None:
     await _settle(lambda: not server.links)
     assert sum(map(len, server._wheel.values())) == 0  # noqa: SLF001
 
+    # And one that is gone before a tick is not kept
+    reader, writer = await _open(port)
+    await _read_until(reader, frames.SETTINGS)
+    writer.close()
+    await _settle(lambda: not server.links)
+    assert not server._busy  # noqa: SLF001
+
 
 async def test_silent_peer_is_asked_and_given_up(start: Start) -> None:
     server, port = await start(timeouts=Timeouts(keepalive_s=10, keepalive_timeout_s=5))
@@ -344,6 +354,17 @@ async def test_stop_waits_for_the_calls_in_flight(start: Start) -> None:
     assert server.counters.closed == {"drained": 1}
 
 
+async def test_connection_handed_over_while_stopping_is_closed(start: Start) -> None:
+    server, _ = await start()
+    await server.stop(0)
+    ours, theirs = socket.socketpair()
+
+    await server.adopt(theirs)
+    reader, writer = await asyncio.open_connection(sock=ours)
+
+    assert await _end(reader, writer) == b""
+
+
 async def test_peer_that_does_not_read_is_not_read_from_and_given_up(start: Start) -> None:
     # Given answers that nobody reads, with windows that are open
     def verbose(link: Link, calls: list[Call]) -> None:
@@ -364,6 +385,9 @@ async def test_peer_that_does_not_read_is_not_read_from_and_given_up(start: Star
             stream_id += 2
             await asyncio.sleep(0)
 
+    transport = link._transport  # noqa: SLF001
+    assert transport is not None
+    assert not transport.is_reading()
     _pass_ticks(server, 7)
 
     await _settle(lambda: not server.links)
