@@ -64,13 +64,13 @@ class Channel:
                 return
             self._waiting.popleft()
 
-    def receive(self) -> list[Message]:
-        """Return what arrived, at most MAX_PER_READ messages; `is_ended` tells that no more come.
+    def receive(self, at_most: int = MAX_PER_READ) -> list[Message]:
+        """Return what arrived, `at_most` so many messages; `is_ended` tells that no more come.
 
         Raises ChannelError for what no peer of ours sends.
         """
         messages: list[Message] = []
-        while len(messages) < MAX_PER_READ and not self.is_ended:
+        while len(messages) < at_most and not self.is_ended:
             try:
                 data, ancillary, flags, _ = self._sock.recvmsg(
                     MAX_MESSAGE_BYTES, _SPACE, socket.MSG_CMSG_CLOEXEC

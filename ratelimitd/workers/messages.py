@@ -20,10 +20,16 @@ class Listener(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """To a worker, first of all: its number, its directory, and the settings of its work."""
+    """To a worker, first of all: what it is, where its files are, and the settings of its work.
 
+    `slot` is its place among the workers, `number` is never given twice. `grace_s` is what calls
+    in flight have when it ends.
+    """
+
+    slot: int
     number: int
     directory: str
+    grace_s: float
     settings: str
 
 
@@ -37,7 +43,7 @@ class Adopt:
 
 @dataclass(frozen=True, slots=True)
 class PolicyChanged:
-    """To a worker: the file of policy files in its directory is now the one with `serial`."""
+    """To a worker: the copy of the policy in its directory is now the one with `serial`."""
 
     serial: int
 
@@ -51,9 +57,7 @@ class GoAway:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """To a worker: finish what is in flight within `grace_s`, and end."""
-
-    grace_s: float
+    """To a worker: finish what is in flight, and end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +67,11 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """From a worker: how many connections of a listener it adopted and closed, since its start."""
+    """From a worker: how many connections it was handed since its start, and how many are open."""
 
     listener: Listener
     adopted: int
-    closed: int
+    open: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,12 +35,12 @@ from ratelimitd.workers.messages import (
 )
 
 MESSAGES: list[Message] = [
-    Begin(3, "/run/ratelimitd", "é" * 1000),
+    Begin(1, 3, "/run/ratelimitd", 2.5, "é" * 1000),
     PolicyChanged(7),
     GoAway(2),
-    Drain(1.5),
+    Drain(),
     Ready(),
-    Connections(Listener.HTTP, adopted=9, closed=4),
+    Connections(Listener.HTTP, adopted=9, open=4),
     PolicyInForce(7, "5f1e"),
     Draining(),
 ]
@@ -189,11 +189,11 @@ def test_channel_closes_sockets_that_nobody_read(ends: Ends) -> None:
         (b'["GoAway",1.5]', "GoAway.count"),
         (b'["GoAway",true]', "GoAway.count"),
         (b'["GoAway",9007199254740993]', "GoAway.count"),
-        (b'["Drain",NaN]', "Drain.grace_s"),
-        (b'["Drain","soon"]', "Drain.grace_s"),
+        (b'["Begin",1,2,"x",NaN,"y"]', "Begin.grace_s"),
+        (b'["Begin",1,2,"x","soon","y"]', "Begin.grace_s"),
         (b'["Adopt",2]', "Adopt.listener"),
         (b'["Adopt",[0]]', "Adopt.listener"),
-        (b'["Begin",1,2,"x"]', "Begin.directory"),
+        (b'["Begin",1,2,3,4,"x"]', "Begin.directory"),
         (b" " * 70_000, "more than 65536 bytes"),
     ],
 )
@@ -273,10 +273,9 @@ def test_inherited_channel_refuses_other_descriptors() -> None:
 
 @given(
     st.one_of(
-        st.builds(Begin, NUMBERS, st.text(), st.text()),
+        st.builds(Begin, NUMBERS, NUMBERS, st.text(), st.floats(0, 1e9), st.text()),
         st.builds(Connections, st.sampled_from(Listener), NUMBERS, NUMBERS),
         st.builds(PolicyInForce, NUMBERS, st.text()),
-        st.builds(Drain, st.floats(0, 1e9)),
     )
 )
 def test_messages_come_back_as_they_were(message: Message) -> None:
