@@ -13,6 +13,7 @@ import ssl
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
 from time import perf_counter_ns
@@ -26,7 +27,7 @@ from bench.load.spec import LoadResult, LoadSpec
 from bench.load.tally import Tally
 from bench.load.ticks import ticking
 
-DRAIN_S = 5.0
+DRAIN_S = 3.0
 MAX_OUTSTANDING = 100_000
 TICK_NS = 250_000
 CONNECTING_AT_ONCE = 128
@@ -91,13 +92,12 @@ class _Load:
             await self._send_by_schedule(start_ns)
         else:
             self._begin_closed_loop(start_ns)
-            await asyncio.sleep(spec.seconds)
+            # It ends sooner only where `max_calls` were made.
+            await self._wait_idle(spec.seconds)
         self.is_over = True
         self._check_idle()
-        try:
-            async with asyncio.timeout(DRAIN_S):
-                await self._idle.wait()
-        except TimeoutError:
+        await self._wait_idle(DRAIN_S)
+        if not self._idle.is_set():
             self._count_unanswered()
         seconds = (perf_counter_ns() - start_ns) / 1e9
         self._tally.reconnects = sum(link.reconnects for link in self.links)
@@ -176,6 +176,11 @@ class _Load:
     def _check_idle(self) -> None:
         if self.is_over and self._outstanding == 0:
             self._idle.set()
+
+    async def _wait_idle(self, timeout_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
 
     def _count_unanswered(self) -> None:
         self._tally.add_error(STATUS_SILENT, sum(link.in_flight for link in self.links))
