@@ -179,7 +179,7 @@ async def test_error_of_a_batch_reaches_each_request_and_the_next_batch_goes_on(
     assert reply.now_us == 0
 
 
-async def test_defect_in_the_sender_reaches_the_caller_and_not_the_next() -> None:
+async def test_defect_in_the_sender_is_perhaps_spent_and_does_not_end_the_queue() -> None:
     # given
     async def broken(plans: Sequence[Plan]) -> Sequence[Reply | StoreError]:
         if len(plans) == 1:
@@ -188,11 +188,40 @@ async def test_defect_in_the_sender_reaches_the_caller_and_not_the_next() -> Non
 
     batcher = Batcher(broken)
     # when
-    with pytest.raises(KeyError, match="defect"):
+    with pytest.raises(StoreReplyLost, match="KeyError"):
         await batcher.check(one("a"), timeout_s=5)
     replies = await asyncio.gather(*(batcher.check(one("a"), timeout_s=5) for _ in range(2)))
     # then
     assert len(replies) == 2
+
+
+async def test_answers_that_are_too_few_leave_nobody_waiting() -> None:
+    # given
+    async def short(plans: Sequence[Plan]) -> Sequence[Reply | StoreError]:
+        return [Reply(0, False, ())]
+
+    batcher = Batcher(short)
+    # when
+    calls = (batcher.check(one("a"), timeout_s=5) for _ in range(2))
+    errors = await asyncio.gather(*calls, return_exceptions=True)
+    # then
+    assert [type(error) for error in errors] == [StoreReplyLost] * 2
+
+
+async def test_earlier_deadline_behind_a_later_one_is_kept() -> None:
+    # given a store that is silent
+    gate = Gate()
+    batcher = Batcher(gate.send)
+    patient = asyncio.create_task(batcher.check(one("a"), timeout_s=30))
+    await _settle()
+    # when
+    with pytest.raises(StoreUnavailable, match="before it was sent"):
+        await batcher.check(one("b"), timeout_s=0.01)
+    # then
+    assert not patient.done()
+    gate.answer()
+    assert (await patient).now_us == 0
+    await batcher.close()
 
 
 async def test_errors_of_single_plans_reach_only_their_requests() -> None:
