@@ -10,8 +10,10 @@ Rules:
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable
 
+from ratelimitd.defects import DefectLog
 from ratelimitd.errors import StoreError, StoreUnavailable
 
 # One slow fork for a snapshot, or one connection that a proxy cut, is no outage; three are.
@@ -21,6 +23,8 @@ PROBE_TIMEOUT_S = 0.5
 
 OnChange = Callable[[bool, str], None]
 
+_log = logging.getLogger(__name__)
+
 
 class Breaker:
     """Counts failures of one server; `probe` asks it for a sign of life while open."""
@@ -29,28 +33,16 @@ class Breaker:
         self,
         probe: Callable[[], Awaitable[None]],
         *,
-        now: Callable[[], float],
         on_change: OnChange | None = None,
     ) -> None:
-        """Start closed; `now` is a monotonic clock in seconds."""
+        """Start closed; `on_change` is told (is_open, reason)."""
+        self.is_open = False
         self._probe = probe
-        self._now = now
         self._on_change = on_change
         self._failures = 0
         self._reason = ""
-        self._opened_at: float | None = None
+        self._defects = DefectLog(_log)
         self._probing: asyncio.Task[None] | None = None
-        self.opened_count = 0
-
-    @property
-    def is_open(self) -> bool:
-        """Whether calls are refused at once."""
-        return self._opened_at is not None
-
-    @property
-    def open_for_s(self) -> float:
-        """For how long it has been open; 0 while closed."""
-        return 0.0 if self._opened_at is None else self._now() - self._opened_at
 
     def check(self) -> None:
         """Raise StoreUnavailable with the last failure while open."""
@@ -61,7 +53,7 @@ class Breaker:
         """The server answered."""
         self._failures = 0
         if self.is_open:
-            self._opened_at = None
+            self.is_open = False
             self._tell(False, "the store answers again")
 
     def record_failure(self, error: StoreError) -> None:
@@ -76,8 +68,7 @@ class Breaker:
         self._reason = str(error)
         if self.is_open:
             return
-        self._opened_at = self._now()
-        self.opened_count += 1
+        self.is_open = True
         self._tell(True, self._reason)
         if self._probing is None or self._probing.done():
             self._probing = asyncio.create_task(self._probe_until_closed())
@@ -97,6 +88,8 @@ class Breaker:
                 await self._probe()
             except StoreError as error:
                 self._reason = str(error)
+            except Exception as error:  # noqa: BLE001 - without its probes it stays open forever
+                self._defects.record(error, "the probe of the store failed")
             else:
                 self.record_success()
 

@@ -10,7 +10,7 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from redis.asyncio.connection import AbstractConnection
 
@@ -45,12 +45,11 @@ class NodeClient:
         endpoint: Endpoint,
         *,
         store_timeout_s: float = STORE_TIMEOUT_S,
-        now: Callable[[], float],
         on_breaker: OnChange | None = None,
     ) -> None:
         """Connect to nothing yet: the first call dials."""
         self.endpoint = endpoint
-        self.breaker = Breaker(self._probe, now=now, on_change=on_breaker)
+        self.breaker = Breaker(self._probe, on_change=on_breaker)
         self._address = address
         self._store_timeout_s = store_timeout_s
         self._idle: list[AbstractConnection] = []
@@ -127,9 +126,16 @@ class NodeClient:
         return answer
 
     async def _probe(self) -> None:
-        """Ask for a sign of life, past the breaker; leaves a connection ready on success."""
+        """Ask for a sign of life, past the breaker; leaves a connection ready on success.
+
+        On a new connection: the kept ones may lead to where nobody answers any more.
+        """
+        while self._idle:
+            await hang_up(self._idle.pop())
         call = Call([Command(("PING",))])
         await self._spawn(call, PROBE_TIMEOUT_S)
+        if call.silence is not None:
+            raise call.silence
         # A server that answers with an error is there: the calls will tell its text.
         if isinstance(call.answers[0], StillLoading):
             raise call.answers[0]
@@ -152,7 +158,7 @@ class NodeClient:
             async with asyncio.timeout(timeout_s), self._slots:
                 await self._exchange_until_answered(call)
         except TimeoutError as error:
-            failure = self._silence(call, timeout_s)
+            call.silence = failure = self._silence(call, timeout_s)
             self.breaker.record_failure(failure)
             if not call.is_written:
                 raise failure from error

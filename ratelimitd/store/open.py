@@ -83,7 +83,6 @@ class OpenStore:
                 address,
                 endpoint,
                 store_timeout_s=options.timeout_s,
-                now=now,
                 on_breaker=self._on_breaker,
             )
             self.store = SingleStore(self.client, scripts, on_unreadable=options.on_unreadable)

@@ -175,7 +175,6 @@ class ClusterClient:
                 self._address,
                 endpoint,
                 store_timeout_s=self._store_timeout_s,
-                now=self._now,
                 on_breaker=self._on_breaker,
             )
         return self._clients[endpoint]

@@ -1,6 +1,5 @@
 """Fixtures of the store tests: servers of the session, and clients closed after each test."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -51,7 +50,6 @@ async def make_client() -> AsyncIterator[MakeClient]:
             address,
             address.endpoints[0],
             store_timeout_s=store_timeout_s,
-            now=asyncio.get_running_loop().time,
             on_breaker=on_breaker,
         )
         made.append(client)

@@ -11,6 +11,7 @@ from redis.retry import Retry
 from ratelimitd.errors import StoreReplyLost, StoreUnavailable
 from ratelimitd.store.address import AddressOptions
 from ratelimitd.store.breaker import FAILURES_TO_OPEN
+from ratelimitd.store.connection import MAX_CONNECTIONS, NodeClient
 from ratelimitd.store.scripts import Scripts
 from ratelimitd.store.single import SingleStore
 from tests.store.conftest import MakeClient
@@ -188,11 +189,41 @@ async def test_breaker_opens_on_a_silent_store_and_closes_when_it_goes_on(
     assert answer == b"PONG"
 
 
+async def test_breaker_stays_open_while_kept_connections_are_silent(
+    make_server: MakeServer, make_client: MakeClient
+) -> None:
+    # given
+    told: list[bool] = []
+    server = make_server("redis7")
+    client = make_client(
+        server.url, store_timeout_s=0.1, on_breaker=lambda is_open, _: told.append(is_open)
+    )
+    with server.paused():
+        calls = [
+            asyncio.create_task(client.run("PING", timeout_s=5)) for _ in range(MAX_CONNECTIONS)
+        ]
+        await asyncio.sleep(0)
+    await asyncio.gather(*calls)
+    # when
+    with server.paused():
+        for _ in range(FAILURES_TO_OPEN):
+            with pytest.raises((StoreUnavailable, StoreReplyLost)):
+                await client.run("PING", timeout_s=5)
+        # The probes say why they failed: a new connection, and nobody there.
+        await _until(lambda: "no connection within 500 ms" in _refusal(client))
+        told_while_silent = list(told)
+    await _until(lambda: not client.breaker.is_open)
+    # then
+    assert told_while_silent == [True]
+    assert told == [True, False]
+
+
 async def test_caller_deadlines_alone_do_not_open_the_breaker(
     store_server: Server, make_client: MakeClient
 ) -> None:
     # given
-    client = make_client(store_server.url)
+    told: list[bool] = []
+    client = make_client(store_server.url, on_breaker=lambda is_open, _: told.append(is_open))
     await client.run("PING", timeout_s=5)
     # when
     with store_server.paused():
@@ -201,7 +232,7 @@ async def test_caller_deadlines_alone_do_not_open_the_breaker(
                 await client.run("PING", timeout_s=0.01)
     # then
     assert await client.run("PING", timeout_s=5) == b"PONG"
-    assert client.breaker.opened_count == 0
+    assert told == []
 
 
 @pytest.mark.parametrize(
@@ -354,6 +385,15 @@ async def test_closed_client_refuses(redis7: Server, make_client: MakeClient) ->
         await client.run("PING", timeout_s=5)
 
 
+def _refusal(client: NodeClient) -> str:
+    try:
+        client.breaker.check()
+    except StoreUnavailable as error:
+        return str(error)
+    return ""
+
+
 async def _until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - what we wait for happens in another process
-        await asyncio.sleep(0.005)
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what we wait for happens in another process
+            await asyncio.sleep(0.005)

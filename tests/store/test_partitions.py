@@ -114,7 +114,7 @@ async def _decide(
 ) -> tuple[list[Reply], list[Reply]]:
     now = asyncio.get_running_loop().time
     address = parse_address(server.url)
-    node = NodeClient(address, address.endpoints[0], store_timeout_s=T, now=now)
+    node = NodeClient(address, address.endpoints[0], store_timeout_s=T)
     nodes = ClusterClient(parse_address(cluster.url), store_timeout_s=T, now=now)
     single, spread = SingleStore(node, scripts), ClusterStore(nodes, scripts)
     alone_replies, spread_replies = [], []
