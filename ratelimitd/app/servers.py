@@ -1,20 +1,17 @@
 """Opens every port: gRPC for gateways, HTTP, admin, and the metrics' own if there is one."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass
 
 import grpc.aio
-from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd._proto.ratelimitd.inspect.v1 import inspect_pb2
-from ratelimitd.services.context import CallContext
+from ratelimitd.app.calls import with_deadline
 from ratelimitd.services.inspect import InspectService
 from ratelimitd.services.ratelimit import RateLimitService
 from ratelimitd.settings.model import ListenSettings
@@ -30,10 +27,6 @@ RATE_LIMIT_SERVICE = "envoy.service.ratelimit.v3.RateLimitService"
 INSPECT_SERVICE = "ratelimitd.inspect.v1.InspectService"
 # A page in flight when the daemon stops is small; nobody waits for it as for a decision.
 HTTP_GRACE_S = 2.0
-
-Q = TypeVar("Q", bound=Message)
-R = TypeVar("R", bound=Message)
-Serve = Callable[[Q, CallContext], Awaitable[R]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,33 +97,6 @@ async def open_ports(
         )
 
     return addresses, drain
-
-
-def observed(serve: Serve[Q, R], name: str, telemetry: Telemetry) -> Serve[Q, R]:
-    """Return `serve`, its calls counted under `name`, for a transport that counts nothing."""
-
-    async def serve_observed(message: Q, context: CallContext) -> R:
-        start_s = time.monotonic()
-        code = "ERROR"
-        try:
-            answer = await serve(message, context)
-            code = "OK"
-        finally:
-            telemetry.observe_call(name, code, time.monotonic() - start_s)
-        return answer
-
-    return serve_observed
-
-
-def with_deadline(serve: Serve[Q, R], default_s: float) -> Serve[Q, R]:
-    """Return `serve` with a deadline for calls that come without one."""
-
-    async def serve_with_deadline(message: Q, context: CallContext) -> R:
-        if context.timeout_s is None:
-            context = replace(context, timeout_s=default_s)
-        return await serve(message, context)
-
-    return serve_with_deadline
 
 
 def _grpc_port(listen: ListenSettings) -> GrpcPort:

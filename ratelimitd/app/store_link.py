@@ -42,6 +42,12 @@ class BatchedStore:
         """Decide and charge one plan, together with whatever else arrives meanwhile."""
         return await self._opened.batcher.check(plan, timeout_s=timeout_s)
 
+    def submit(
+        self, plan: Plan, timeout_s: float, done: Callable[[Reply | StoreError], None]
+    ) -> object:
+        """Decide and charge one plan in the next batch; `done` gets what became of it, once."""
+        return self._opened.batcher.submit(plan, timeout_s, done)
+
     async def peek(self, plans: Sequence[Plan], *, timeout_s: float) -> list[Reply]:
         """Decide plans without charging them."""
         return await self._opened.store.peek(plans, timeout_s=timeout_s)

@@ -1,10 +1,9 @@
 """What a transport tells a service about a call."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallContext:
+class CallContext(NamedTuple):
     """`timeout_s` is what is left of the caller's patience, None if it set no deadline."""
 
     timeout_s: float | None = None

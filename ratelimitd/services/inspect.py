@@ -11,7 +11,7 @@ from ratelimitd.policy.explain import Explanation, explain
 from ratelimitd.policy.model import Domain
 from ratelimitd.services.context import CallContext
 from ratelimitd.services.convert import from_rls_request, to_rls_response
-from ratelimitd.services.ratelimit import RateLimitService, answer_within_s
+from ratelimitd.services.ratelimit import NOT_REACHED, RateLimitService, answer_within_s
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class InspectService:
             verdict = fold(plan, None, self.ratelimit.options)
         else:
             if self.ratelimit.store.hash_secret is None:
-                raise StoreUnavailable("store: not reached since the start")
+                raise StoreUnavailable(NOT_REACHED)
             (reply,) = await self.ratelimit.store.peek([plan], timeout_s=answer_within_s(context))
             verdict = fold(plan, reply, self.ratelimit.options)
         return inspect_pb2.PeekResponse(response=to_rls_response(verdict))

@@ -38,6 +38,8 @@ ANSWER_MARGIN_S = 0.002
 # For callers that set no deadline of their own; the store's own timeout is below it.
 DEFAULT_DEADLINE_S = 0.5
 
+NOT_REACHED = "store: not reached since the start"
+
 _REFUSALS = frozenset(
     {RuleOutcome.REFUSED, RuleOutcome.FAILED_CLOSED, RuleOutcome.FAILED_LOCAL_REFUSED}
 )
@@ -66,11 +68,7 @@ class RateLimitService:
 
         Raises InvalidRequest, NotReady, or StoreError where a rule's failure policy is `error`.
         """
-        verdict = await self.decide(self.plan(message), context)
-        self.telemetry.observe_verdict(verdict)
-        if verdict.code is Code.OVER_LIMIT:
-            self._log_refusal(verdict, context)
-        return to_rls_response(verdict)
+        return to_rls_response(await self._decide(self.plan(message), context))
 
     def plan(self, message: rls_pb2.RateLimitRequest) -> Plan:
         """Return the plan of a message under the policy in force; raises as above."""
@@ -82,28 +80,52 @@ class RateLimitService:
         """The secret behind fingerprints: the store's, or our own until that is known."""
         return self.store.hash_secret or self._fallback_secret
 
-    async def decide(self, plan: Plan, context: CallContext) -> Verdict:
-        """Return the verdict on `plan`: from the deny cache, the store, or its failure policy."""
+    def answer_at_once(self, plan: Plan, now_us: int, context: CallContext) -> Verdict | None:
+        """Return the verdict on a plan that needs no store now, or None if it must be asked."""
         if not plan.checks:
-            return fold(plan, None, self.options)
-        sent_us = self.now_us()
-        cached = self.deny_cache.answer(plan, sent_us)
-        if cached is not None:
-            return fold(plan, cached, self.options, is_cached=True)
-        try:
-            reply = await self._ask(plan, context)
-        except StoreError:
+            return self._conclude(fold(plan, None, self.options), context)
+        cached = self.deny_cache.answer(plan, now_us)
+        if cached is None:
+            return None
+        return self._conclude(fold(plan, cached, self.options, is_cached=True), context)
+
+    def answer_reply(
+        self, plan: Plan, reply: Reply | StoreError, sent_us: int, context: CallContext
+    ) -> Verdict:
+        """Return the verdict on a plan that the store decided, or did not.
+
+        Raises the error where a rule's failure policy is `error`.
+        """
+        if isinstance(reply, StoreError):
             if failure_policy(plan) is FailurePolicy.ERROR:
                 self.telemetry.observe_failed(failed_counts(plan))
-                raise
-            return fold_failure(plan, self.local.decide, self.options)
+                raise reply
+            return self._conclude(fold_failure(plan, self.local.decide, self.options), context)
         self.deny_cache.remember(plan, reply, sent_us)
-        return fold(plan, reply, self.options)
+        return self._conclude(fold(plan, reply, self.options), context)
+
+    async def _decide(self, plan: Plan, context: CallContext) -> Verdict:
+        sent_us = self.now_us()
+        verdict = self.answer_at_once(plan, sent_us, context)
+        if verdict is not None:
+            return verdict
+        try:
+            reply: Reply | StoreError = await self._ask(plan, context)
+        except StoreError as error:
+            reply = error
+        return self.answer_reply(plan, reply, sent_us, context)
 
     async def _ask(self, plan: Plan, context: CallContext) -> Reply:
         if self.store.hash_secret is None:
-            raise StoreUnavailable("store: not reached since the start")
+            raise StoreUnavailable(NOT_REACHED)
         return await self.store.check(plan, timeout_s=answer_within_s(context))
+
+    def _conclude(self, verdict: Verdict, context: CallContext) -> Verdict:
+        """Count a verdict, and log a refusal."""
+        self.telemetry.observe_verdict(verdict)
+        if verdict.code is Code.OVER_LIMIT:
+            self._log_refusal(verdict, context)
+        return verdict
 
     def _log_refusal(self, verdict: Verdict, context: CallContext) -> None:
         plan = verdict.plan

@@ -1,9 +1,10 @@
 """What the services need of a store that is open: single plans in, the batching is its business."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ratelimitd.decisions.plan import Plan, Reply
+from ratelimitd.errors import StoreError
 
 
 class StoreAccess(Protocol):
@@ -16,6 +17,12 @@ class StoreAccess(Protocol):
 
     async def check(self, plan: Plan, *, timeout_s: float) -> Reply:
         """Decide and charge one plan, together with whatever else arrives meanwhile."""
+        ...
+
+    def submit(
+        self, plan: Plan, timeout_s: float, done: Callable[[Reply | StoreError], None]
+    ) -> object:
+        """Decide and charge one plan as `check` does; `done` gets what became of it, once."""
         ...
 
     async def peek(self, plans: Sequence[Plan], *, timeout_s: float) -> list[Reply]:

@@ -88,24 +88,25 @@ class Batcher:
             else:
                 answer.set_exception(result)
 
-        waiting = self.submit(plan, loop.time() + timeout_s, done)
+        waiting = self.submit(plan, timeout_s, done)
         try:
             return await answer
         finally:
             if waiting is not None:
                 waiting.done = None
 
-    def submit(self, plan: Plan, deadline_s: float, done: Done) -> _Waiting | None:
+    def submit(self, plan: Plan, timeout_s: float, done: Done) -> _Waiting | None:
         """Put one plan into the next batch; `done` gets the reply or why there is none, once.
 
-        `deadline_s` is in the time of the loop. A refusal is told at once, and returns None.
+        A refusal is told at once, and returns None.
         """
         assert plan.checks, "a plan without checks needs no store"
         loop = asyncio.get_running_loop()
-        refusal = self._refusal(plan, deadline_s - loop.time())
+        refusal = self._refusal(plan, timeout_s)
         if refusal:
             done(StoreUnavailable(refusal))
             return None
+        deadline_s = loop.time() + timeout_s
         waiting = _Waiting(plan, deadline_s, done)
         self._queue.append(waiting)
         self._queued_checks += len(plan.checks)

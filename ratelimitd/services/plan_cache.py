@@ -1,0 +1,78 @@
+"""Plans by the bytes of their requests: what a request means depends on the policy alone.
+
+Rules:
+- A plan is kept at its second sight, so that values which come once do not push out the rest.
+- Two generations: what is asked for again moves to the young one; when that is full the old one
+  is dropped. So it costs a look-up, and what is used stays.
+- Bounded by an estimate of bytes that errs upwards. Large requests are not kept.
+- Another policy or another hash secret is another cache: `clear`.
+"""
+
+from collections.abc import Callable
+
+from ratelimitd.decisions.plan import Plan
+
+MAX_BYTES = 16 * 1024 * 1024
+MAX_REQUEST_BYTES = 1024
+# Measured with tracemalloc over plans of one to ten descriptors, and rounded up.
+PLAN_BYTES = 1_024
+DESCRIPTOR_BYTES = 1_536
+# Seen once: hashes only. Larger than what fits into the cache, or nothing is ever seen twice.
+MAX_SEEN = 65_536
+
+
+class PlanCache:
+    """Maps request bytes to plans that `make` returns for them."""
+
+    def __init__(self, make: Callable[[bytes], Plan], max_bytes: int = MAX_BYTES) -> None:
+        """Hold about `max_bytes`."""
+        self._make = make
+        # Each generation has half of the room.
+        self._room = max_bytes // 2
+        self.hits = 0
+        self.misses = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._young: dict[bytes, Plan] = {}
+        self._old: dict[bytes, Plan] = {}
+        self._used = 0
+        self._seen: set[int] = set()
+        self._seen_before: set[int] = set()
+
+    def __len__(self) -> int:
+        """Return how many plans are held."""
+        return len(self._young) + len(self._old)
+
+    def get(self, body: bytes) -> Plan:
+        """Return the plan of a request; raises what `make` raises, which is never kept."""
+        plan = self._young.get(body)
+        if plan is not None:
+            self.hits += 1
+            return plan
+        plan = self._old.pop(body, None)
+        if plan is not None:
+            self.hits += 1
+            self._keep(body, plan)
+            return plan
+        self.misses += 1
+        plan = self._make(body)
+        if len(body) <= MAX_REQUEST_BYTES and self._is_second_sight(hash(body)):
+            self._keep(body, plan)
+        return plan
+
+    def _keep(self, body: bytes, plan: Plan) -> None:
+        cost = PLAN_BYTES + DESCRIPTOR_BYTES * len(plan.descriptors) + len(body)
+        if self._used + cost > self._room:
+            self._old, self._young, self._used = self._young, {}, 0
+        self._young[body] = plan
+        self._used += cost
+
+    def _is_second_sight(self, sight: int) -> bool:
+        if sight in self._seen or sight in self._seen_before:
+            return True
+        if len(self._seen) >= MAX_SEEN:
+            self._seen_before, self._seen = self._seen, set()
+        self._seen.add(sight)
+        return False
