@@ -136,7 +136,7 @@ class _Bench:
             for case in cases:
                 if case.name not in self._results.runs:
                     self._note(case, f"failed: {str(error).splitlines()[0]}")
-            self._say("\n".join([str(error), *getattr(error, "__notes__", ())]))
+            self._say("\n".join([str(error), *dict.fromkeys(getattr(error, "__notes__", ()))]))
 
     @contextmanager
     def _served(self, server: ServerSpec, store: Store) -> Iterator[Served]:

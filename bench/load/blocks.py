@@ -44,13 +44,12 @@ class Blocks:
     `constant` is the block of every further call, once there is one.
     """
 
-    def __init__(
-        self, headers: Sequence[Header], *, traced: bool, table_bytes: int, seed: str
-    ) -> None:
-        """Encode `headers` for a peer that allows `table_bytes` of dynamic table."""
-        self._lead, self._cycle = _steps(
-            tuple(headers), traced=traced, table_bytes=min(table_bytes, DEFAULT_TABLE_BYTES)
-        )
+    def __init__(self, headers: Sequence[Header], *, table_bytes: int, seed: str) -> None:
+        """Encode `headers` for a peer that allows `table_bytes` of dynamic table.
+
+        A TRACEPARENT among them has another value in each block.
+        """
+        self._lead, self._cycle = _steps(tuple(headers), min(table_bytes, DEFAULT_TABLE_BYTES))
         self._at = 0
         self._random = Random(seed)
 
@@ -71,18 +70,21 @@ class Blocks:
         return self._cycle[0].before
 
 
-def request_headers(path: str, *, is_tls: bool) -> list[Header]:
-    """Return what Envoy sends with a call of `path`."""
+def request_headers(path: str, *, is_tls: bool, is_traced: bool = False) -> list[Header]:
+    """Return what Envoy 1.40 sends with a call of `path`, in its order."""
+    trace = [(TRACEPARENT, b""), (b"tracestate", b"")] if is_traced else []
     return [
         (b":method", b"POST"),
         (b":path", path.encode()),
         (b":authority", b"ratelimitd"),
         (b":scheme", b"https" if is_tls else b"http"),
         (b"te", b"trailers"),
-        (b"grpc-timeout", b"5S"),
+        (b"grpc-timeout", b"10000m"),
         (b"content-type", b"application/grpc"),
+        *trace,
         (b"x-envoy-internal", b"true"),
-        (b"x-forwarded-for", b"10.0.0.1"),
+        (b"x-forwarded-for", b"192.0.2.2"),
+        (b"x-envoy-expected-rq-timeout-ms", b"10000"),
     ]
 
 
@@ -119,13 +121,9 @@ def _huffman(text: bytes) -> tuple[int, int]:
 
 
 @cache
-def _steps(
-    headers: tuple[Header, ...], *, traced: bool, table_bytes: int
-) -> tuple[list[Step], list[Step]]:
+def _steps(headers: tuple[Header, ...], table_bytes: int) -> tuple[list[Step], list[Step]]:
     """Return the blocks before the pattern repeats, and those that repeat."""
     table: list[Header] = []
-    if traced:
-        headers = (*headers, (TRACEPARENT, b""))
     steps: list[Step] = []
     # Only the first block tells the peer how much table we use, so it is no part of a pattern.
     seen: dict[tuple[bool, tuple[Header, ...]], int] = {}

@@ -66,7 +66,7 @@ class _Load:
         self._outstanding = self._sent = 0
         self._end_ns = 0
         self._idle = asyncio.Event()
-        headers = request_headers(spec.path, is_tls=bool(spec.ca))
+        headers = request_headers(spec.path, is_tls=bool(spec.ca), is_traced=spec.traced)
         context = _tls_context(spec.ca) if spec.ca else None
         name = host if context else None
         loop = asyncio.get_running_loop()
@@ -192,7 +192,6 @@ def _blocks(
 ) -> Blocks:
     return Blocks(
         headers,
-        traced=spec.traced,
         table_bytes=table_bytes,
         seed=f"{spec.seed}/{number}/traces",
     )

@@ -1,11 +1,17 @@
 """Header blocks of the load, read back by the hpack library."""
 
+from pathlib import Path
+
 import pytest
 from hpack import Decoder
+from hpack.huffman import HuffmanEncoder
+from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 
+from bench.load import frames
 from bench.load.blocks import TRACEPARENT, Blocks, request_headers
 
-HEADERS = request_headers("/service/Method", is_tls=False)
+PATH = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
+CAPTURES = Path(__file__).parents[2] / "transport" / "h2" / "data"
 # Some rounds of the dynamic table: it holds about forty traceparents.
 CALLS = 300
 
@@ -15,7 +21,23 @@ def decoded(block: bytes, decoder: Decoder) -> list[tuple[bytes, bytes]]:
 
 
 def new_blocks(*, traced: bool, table_bytes: int = 4096, seed: str = "test") -> Blocks:
-    return Blocks(HEADERS, traced=traced, table_bytes=table_bytes, seed=seed)
+    return Blocks(headers(traced=traced), table_bytes=table_bytes, seed=seed)
+
+
+def headers(*, traced: bool) -> list[tuple[bytes, bytes]]:
+    return request_headers(PATH, is_tls=False, is_traced=traced)
+
+
+def captured_blocks(name: str) -> list[bytes]:
+    data = (CAPTURES / name).read_bytes()[len(frames.PREFACE) :]
+    found = []
+    while len(data) >= frames.HEAD_BYTES:
+        word, flags, _ = frames.HEAD.unpack_from(data)
+        stop = frames.HEAD_BYTES + (word >> 8)
+        if word & 0xFF == frames.HEADERS:
+            found.append(frames.without_padding(data[frames.HEAD_BYTES : stop], flags))
+        data = data[stop:]
+    return found
 
 
 def small_decoder(table_bytes: int) -> Decoder:
@@ -35,8 +57,8 @@ def test_blocks_read_back_as_the_headers(traced: bool, table_bytes: int) -> None
     read = [decoded(blocks.next(), decoder) for _ in range(CALLS)]
 
     # Then
-    plain = [[header for header in headers if header[0] != TRACEPARENT] for headers in read]
-    assert plain == [HEADERS] * CALLS
+    blank = [[(n, b"" if n == TRACEPARENT else v) for n, v in block] for block in read]
+    assert blank == [headers(traced=traced)] * CALLS
 
 
 def test_blocks_without_tracing_are_equal_after_the_first() -> None:
@@ -60,7 +82,6 @@ def test_traced_blocks_are_never_equal_and_change_the_table() -> None:
         (value,) = values
         version, trace, span, flags = value.split(b"-")
         assert (version, len(trace), len(span), flags) == (b"00", 32, 16, b"01")
-        assert decoder.header_table.dynamic_entries[0][0] == TRACEPARENT
         assert decoder.header_table.dynamic_entries[0] is not newest
         newest = decoder.header_table.dynamic_entries[0]
         seen.add(value)
@@ -76,3 +97,29 @@ def test_traced_blocks_send_again_what_fell_out_of_the_table() -> None:
 def test_blocks_of_two_seeds_have_other_values() -> None:
     one, other = new_blocks(traced=True), new_blocks(traced=True, seed="other")
     assert one.next() != other.next()
+
+
+def test_blocks_are_byte_for_byte_those_of_a_real_envoy() -> None:
+    captured = captured_blocks("envoy-1.40-plain.bin")
+    blocks = new_blocks(traced=False)
+    assert len(captured) == 60
+    assert [blocks.next() for _ in captured] == captured
+
+
+def test_traced_blocks_differ_from_a_real_envoy_in_the_value_alone() -> None:
+    # Given
+    captured = captured_blocks("envoy-1.40-traced.bin")
+    ours, library, blocks = Decoder(), Decoder(), new_blocks(traced=True)
+
+    # Then: the same entries fall out of the table and come back at the same calls.
+    assert len(captured) == 120
+    for theirs in captured:
+        block = blocks.next()
+        values = []
+        for data, decoder in ((block, ours), (theirs, library)):
+            (value,) = (value for name, value in decoded(data, decoder) if name == TRACEPARENT)
+            values.append(HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH).encode(value))
+        mine, real = values
+        assert block.replace(bytes((0x80 | len(mine),)) + mine, b"value") == theirs.replace(
+            bytes((0x80 | len(real),)) + real, b"value"
+        )

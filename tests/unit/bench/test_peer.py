@@ -67,9 +67,9 @@ class Pair:
         self.server.send_headers(stream_id, [("grpc-status", status)], end_stream=True)
 
 
-def blocks(*, traced: bool = False, table_bytes: int = 4096) -> Blocks:
+def blocks(*, table_bytes: int = 4096) -> Blocks:
     headers = request_headers(PATH, is_tls=False)
-    return Blocks(headers, traced=traced, table_bytes=table_bytes, seed="test")
+    return Blocks(headers, table_bytes=table_bytes, seed="test")
 
 
 def test_peer_greets_and_acknowledges_settings() -> None:
