@@ -9,6 +9,7 @@ Rules:
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from hiredis import pack_command
 from redis import exceptions as redis_errors
 from redis.asyncio.connection import AbstractConnection
 
@@ -86,7 +87,9 @@ async def exchange(
         call.answers[index] = Unanswered()
     call.is_written = True
     try:
-        await connection.send_packed_command(connection.pack_commands(packets), check_health=False)
+        # hiredis packs in C what costs redis-py a microsecond an argument.
+        packed = b"".join([_pack(packet) for packet in packets])
+        await connection.send_packed_command(packed, check_health=False)
         is_good = await _read_answers(connection, endpoint, call, owners)
     except (redis_errors.RedisError, OSError) as error:
         call.silence = from_broken_connection(error, endpoint)
@@ -116,6 +119,11 @@ async def _read_answers(
         elif isinstance(answer, StoreError):
             load_error = answer
     return is_good
+
+
+def _pack(packet: tuple[Argument, ...]) -> bytes:
+    packed: bytes = pack_command(packet)  # type: ignore[arg-type]  # its stub knows one argument
+    return packed
 
 
 def _packet(command: Command) -> tuple[Argument, ...]:
