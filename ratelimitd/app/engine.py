@@ -1,0 +1,113 @@
+"""What decides in each process that answers requests: the store, the service, its counters.
+
+No transport is known here, so that workers and the daemon itself are composed alike.
+"""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from ratelimitd.app.store_link import BatchedStore, StoreWatch
+from ratelimitd.decisions.deny_cache import DenyCache
+from ratelimitd.services.health import HealthState
+from ratelimitd.services.local_counters import LocalCounters
+from ratelimitd.services.policy_holder import PolicyHolder
+from ratelimitd.services.ratelimit import RateLimitService
+from ratelimitd.settings.model import Settings
+from ratelimitd.store.address import StoreAddress
+from ratelimitd.store.hash_secret import read_hash_secret_file
+from ratelimitd.store.open import OpenStore, StoreOptions, open_store
+from ratelimitd.telemetry.counters import BreakerState, Telemetry
+from ratelimitd.telemetry.measure import measured
+from ratelimitd.telemetry.refusals import RefusalLog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """A service that can decide; `address` is where its store really is."""
+
+    service: RateLimitService
+    health: HealthState
+    store: BatchedStore
+    watch: StoreWatch
+    address: StoreAddress
+
+    @property
+    def holder(self) -> PolicyHolder:
+        """Return who holds the policy in force."""
+        return self.service.holder
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """Return the counters of this process."""
+        return self.service.telemetry
+
+
+async def open_engine(
+    settings: Settings,
+    telemetry: Telemetry,
+    health: HealthState,
+    on_change: Callable[[], Awaitable[None]],
+    stack: AsyncExitStack,
+) -> Engine:
+    """Open the store and compose the service; `stack` closes it.
+
+    `on_change` is told after the store went away or came back.
+    """
+    local = LocalCounters(settings.decisions.local_share, _now_us)
+    opened = await _open_store(settings, telemetry, local)
+    store = BatchedStore(opened)
+    stack.push_async_callback(store.close)
+    watch = StoreWatch(
+        opened=opened,
+        health=health,
+        telemetry=telemetry,
+        timeout_s=settings.store.timeout_s,
+        on_change=on_change,
+    )
+    await watch.look()
+    service = RateLimitService(
+        holder=health.holder,
+        store=store,
+        options=settings.decisions,
+        telemetry=telemetry,
+        refusals=RefusalLog(telemetry.logs),
+        now_us=_now_us,
+        deny_cache=DenyCache(settings.store.deny_cache_bytes),
+        local=local,
+    )
+    return Engine(service=service, health=health, store=store, watch=watch, address=opened.address)
+
+
+async def _open_store(settings: Settings, telemetry: Telemetry, local: LocalCounters) -> OpenStore:
+    log = logging.getLogger("ratelimitd.store")
+
+    def on_breaker(is_open: bool, reason: str) -> None:  # noqa: FBT001 - the store's own order
+        telemetry.set_breaker(BreakerState.OPEN if is_open else BreakerState.CLOSED)
+        if is_open:
+            log.warning("calls are not sent to the store any more: %s", reason)
+        else:
+            # The store decides again: what was counted here meanwhile is over.
+            local.clear()
+            log.info("calls are sent to the store again")
+
+    secret_file = settings.store.hash_secret_file
+    options = StoreOptions(
+        timeout_s=settings.store.timeout_s,
+        max_memory_bytes=settings.store.embedded_memory_bytes,
+        hash_secret=None if secret_file is None else read_hash_secret_file(secret_file),
+        on_breaker=on_breaker,
+        measure=lambda send: measured(send, telemetry, time.monotonic),
+        on_late=telemetry.late_answer,
+        on_unreadable=telemetry.unreadable_state,
+        on_event=lambda line: log.info("%s", line),
+    )
+    return await open_store(
+        settings.store.address, data_dir=settings.store.data_dir, options=options
+    )
+
+
+def _now_us() -> int:
+    return time.monotonic_ns() // 1000
