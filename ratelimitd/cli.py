@@ -47,10 +47,13 @@ _DEV_OPTIONS = (
 )
 
 app = typer.Typer(
-    help="A rate-limit service for Envoy. Its counters live in Redis or Valkey.",
     add_completion=False,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
+    context_settings=terminal.HELP_NAMES,
+)
+terminal.add_version(
+    app, NAME, "A rate-limit service for Envoy. Its counters live in Redis or Valkey."
 )
 
 

@@ -17,7 +17,7 @@ from ratelimitd import ctl_output, terminal
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd._proto.ratelimitd.inspect.v1 import inspect_pb2
 from ratelimitd.errors import ConfigError, RatelimitError
-from ratelimitd.settings.values import parse_listen
+from ratelimitd.settings.values import parse_count, parse_listen
 
 NAME = "ratelimitctl"
 EXIT_OVER_LIMIT = 3
@@ -33,11 +33,12 @@ EXPLAIN = "/ratelimitd.inspect.v1.InspectService/Explain"
 R = TypeVar("R", bound=Message)
 
 app = typer.Typer(
-    help="Asks a running ratelimitd.",
     add_completion=False,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
+    context_settings=terminal.HELP_NAMES,
 )
+terminal.add_version(app, NAME, "Asks a running ratelimitd.")
 
 _PANEL = "Connection"
 Domain = Annotated[str, typer.Option("--domain", metavar="NAME", help="The policy's domain.")]
@@ -49,7 +50,7 @@ Descriptors = Annotated[
         help="Entries in order; repeat it for more descriptors. A backslash keeps a comma.",
     ),
 ]
-Hits = Annotated[int, typer.Option("--hits", metavar="N", min=1, max=MAX_HITS, help="The cost.")]
+Hits = Annotated[str, typer.Option("--hits", metavar="N", help="The cost.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 Address = Annotated[
     str,
@@ -102,7 +103,7 @@ def hit(  # noqa: PLR0913 - a flag is an argument
     *,
     domain: Domain,
     descriptor: Descriptors,
-    hits: Hits = 1,
+    hits: Hits = "1",
     json: Json = False,
     address: Address = GRPC_ADDRESS,
     timeout: Timeout = TIMEOUT_S,
@@ -116,7 +117,7 @@ def hit(  # noqa: PLR0913 - a flag is an argument
     to = Target(address, timeout, tls, ca, cert, key, server_name)
 
     def ask() -> int:
-        request = _request(domain, descriptor, hits)
+        request = _request(domain, descriptor, parse_hits(hits))
         return _show(_call(to, HIT, request, rls_pb2.RateLimitResponse), descriptor, json=json)
 
     return _guarded(ask)
@@ -127,7 +128,7 @@ def peek(  # noqa: PLR0913 - a flag is an argument
     *,
     domain: Domain,
     descriptor: Descriptors,
-    hits: Hits = 1,
+    hits: Hits = "1",
     json: Json = False,
     address: Address = ADMIN_ADDRESS,
     timeout: Timeout = TIMEOUT_S,
@@ -141,7 +142,7 @@ def peek(  # noqa: PLR0913 - a flag is an argument
     to = Target(address, timeout, tls, ca, cert, key, server_name)
 
     def ask() -> int:
-        request = inspect_pb2.PeekRequest(request=_request(domain, descriptor, hits))
+        request = inspect_pb2.PeekRequest(request=_request(domain, descriptor, parse_hits(hits)))
         answer = _call(to, PEEK, request, inspect_pb2.PeekResponse)
         return _show(answer.response, descriptor, json=json)
 
@@ -203,6 +204,14 @@ def parse_descriptor(text: str) -> list[tuple[str, str]]:
     return entries
 
 
+def parse_hits(text: str) -> int:
+    """Read a cost; ConfigError says what is accepted."""
+    try:
+        return parse_count(text, minimum=1, maximum=MAX_HITS)
+    except ValueError as error:
+        raise ConfigError(f"--hits: {text!r} is not accepted: {error}") from error
+
+
 def _request(domain: str, descriptors: list[str], hits: int) -> rls_pb2.RateLimitRequest:
     request = rls_pb2.RateLimitRequest(domain=domain, hits_addend=hits)
     for text in descriptors:
@@ -237,10 +246,10 @@ def _guarded(ask: Callable[[], int]) -> int:
     try:
         return ask()
     except ConfigError as error:
-        terminal.complain(NAME, [str(error)])
+        terminal.complain(NAME, str(error).splitlines())
         return terminal.EXIT_USAGE
     except RatelimitError as error:
-        terminal.complain(NAME, [str(error)])
+        terminal.complain(NAME, str(error).splitlines())
         return terminal.EXIT_FAILED
 
 

@@ -1,5 +1,6 @@
 """One call of a running daemon, over whatever connection the flags ask for."""
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -10,6 +11,28 @@ from google.protobuf.message import Message
 from ratelimitd.errors import ConfigError, RatelimitError
 
 R = TypeVar("R", bound=Message)
+
+# What gRPC says itself; every other text came from the server, whatever words are in it.
+_NOT_CONNECTED = "failed to connect to all addresses"
+_NOT_RESOLVED = "errors resolving "
+_CLOSED = ("Socket closed", "onnection reset")
+_WRONG_PORT = "hit asks the gRPC port (8081), peek and explain the admin port (8082)"
+_NOBODY = "nothing listens on {}; is ratelimitd running there?"
+_NOT_GRPC = f"{{}} does not speak gRPC: {_WRONG_PORT}"
+_OTHER_NAME = "the certificate of {} is for another name; give the one that it has: --server-name"
+_NOT_TRUSTED = "the certificate of {} is not trusted; name who signed it: --ca"
+_DIAL_ERRORS = {
+    "refused": _NOBODY,
+    "No such file": _NOBODY,
+    "HTTP/2": _NOT_GRPC,
+    "http1": _NOT_GRPC,
+    "WRONG_VERSION_NUMBER": "{} does not speak TLS; leave out --tls, --ca and --cert",
+    "CERTIFICATE_VERIFY_FAILED": _NOT_TRUSTED,
+    "certificate signature failure": _NOT_TRUSTED,
+    "Peer name": _OTHER_NAME,
+    "ostname": _OTHER_NAME,
+}
+_LOST = ("Socket closed", "recvmsg:", "sendmsg:", "GOAWAY received", "Connection reset")
 
 
 class CallError(RatelimitError):
@@ -28,6 +51,11 @@ class Connection:
     key: Path | None = None
     server_name: str | None = None
 
+    @property
+    def is_tls(self) -> bool:
+        """Whether TLS is spoken."""
+        return self.has_tls or any((self.ca, self.certificate, self.key))
+
 
 def call(connection: Connection, path: str, request: Message, answer: type[R]) -> R:
     """Send `request` and return the answer; CallError says why there is none."""
@@ -44,12 +72,13 @@ def call(connection: Connection, path: str, request: Message, answer: type[R]) -
 
 
 def _channel(connection: Connection) -> grpc.Channel:
-    files = (connection.ca, connection.certificate, connection.key)
-    if not connection.has_tls and not any(files):
+    if not connection.is_tls:
         return grpc.insecure_channel(connection.address)
     if (connection.certificate is None) != (connection.key is None):
         raise ConfigError("--cert and --key: give both, a certificate and its key")
+    files = (connection.ca, connection.certificate, connection.key)
     ca, certificate, key = (None if path is None else _read(path) for path in files)
+    _check_files(connection)
     options = []
     if connection.server_name is not None:
         options.append(("grpc.ssl_target_name_override", connection.server_name))
@@ -64,19 +93,52 @@ def _read(path: Path) -> bytes:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
 
 
+def _check_files(connection: Connection) -> None:
+    """Raise ConfigError for files that gRPC would only fail with when it connects."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if connection.ca is not None:
+        try:
+            context.load_verify_locations(connection.ca)
+        except (ssl.SSLError, OSError) as error:
+            raise ConfigError(f"--ca: {connection.ca} holds no certificate in PEM form") from error
+    if connection.certificate is not None:
+        try:
+            # An encrypted key would ask at the terminal; an empty password is never right.
+            context.load_cert_chain(connection.certificate, connection.key, password="")
+        except (ssl.SSLError, OSError, ValueError) as error:
+            raise ConfigError(
+                f"--cert and --key: {connection.certificate} and {connection.key} are not a "
+                "certificate and its unencrypted key in PEM form"
+            ) from error
+
+
 def _explain(error: grpc.RpcError, connection: Connection) -> str:
     details = " ".join((error.details() or "").split())
     address = connection.address
     match error.code():
-        case grpc.StatusCode.UNAVAILABLE if "refused" in details or "No such file" in details:
-            return f"nothing listens on {address}; is ratelimitd running there?"
-        case grpc.StatusCode.UNAVAILABLE if "failed to connect" in details:
-            return f"cannot connect to {address}: {details.rpartition('last error: ')[2]}"
-        case grpc.StatusCode.UNAVAILABLE if "onnection" in details or "ocket" in details:
-            return f"{address} closed the connection; does it speak TLS, or want a certificate?"
+        case grpc.StatusCode.UNAVAILABLE if details.startswith(_NOT_CONNECTED):
+            return _explain_dial(details.rpartition("last error: ")[2], connection)
+        case grpc.StatusCode.UNAVAILABLE if details.startswith(_NOT_RESOLVED):
+            return f"cannot find {address}: there is no such name"
+        case grpc.StatusCode.UNAVAILABLE if details.startswith(_LOST):
+            return _explain_lost(connection)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return f"no answer from {address} within {connection.timeout_s:g} s"
         case grpc.StatusCode.UNIMPLEMENTED:
-            return f"{address} does not know this call; is it the right port?"
+            return f"{address} does not know this call: {_WRONG_PORT}"
         case code:
             return f"{code.name}: {details}"
+
+
+def _explain_dial(reason: str, connection: Connection) -> str:
+    """Say why nobody could be asked; the first of the words that gRPC uses decides."""
+    if any(word in reason for word in _CLOSED):
+        return _explain_lost(connection)
+    told = next((told for word, told in _DIAL_ERRORS.items() if word in reason), None)
+    address = connection.address
+    return told.format(address) if told else f"cannot connect to {address}: {reason}"
+
+
+def _explain_lost(connection: Connection) -> str:
+    wants = "want a certificate (--cert, --key)" if connection.is_tls else "speak TLS (--tls, --ca)"
+    return f"{connection.address} closed the connection; does it {wants}?"

@@ -1,25 +1,31 @@
-"""What ratelimitctl prints: tables for people, JSON for scripts."""
+"""What ratelimitctl prints: tables for people, JSON for scripts.
+
+What an argument or the server says is data: no markup, no emoji codes, no control characters.
+"""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd._proto.pool import POOL
 from ratelimitd._proto.ratelimitd.inspect.v1 import inspect_pb2
+from ratelimitd.terminal import printable
 
 _UNLIMITED = 2**32 - 1
+# Where an answer that the store did not decide says so, in its dynamic metadata.
+_FAILURE_KEY = "store_failure"
+_SPANS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 
 def print_json(message: Message) -> None:
     """Print a message as JSON, in protobuf's own form."""
-    Console(soft_wrap=True, highlight=False).print(
-        MessageToJson(message, indent=2, descriptor_pool=POOL), markup=False
-    )
+    _console().print(Text(MessageToJson(message, indent=2, descriptor_pool=POOL)), soft_wrap=True)
 
 
 def print_answer(descriptors: Sequence[str], answer: rls_pb2.RateLimitResponse) -> None:
@@ -28,42 +34,72 @@ def print_answer(descriptors: Sequence[str], answer: rls_pb2.RateLimitResponse) 
     for heading in ("DESCRIPTOR", "CODE", "LIMIT", "REMAINING", "RESETS IN"):
         table.add_column(heading, overflow="fold")
     for descriptor, status in zip(descriptors, answer.statuses, strict=False):
-        table.add_row(escape(descriptor), *_to_cells(status))
-    console = Console(highlight=False)
+        table.add_row(Text(printable(descriptor)), *_to_cells(status))
+    console = _console()
     console.print(table)
-    console.print(f"\n{_coloured(rls_pb2.RateLimitResponse.Code.Name(answer.overall_code))}")
+    overall = _coloured(rls_pb2.RateLimitResponse.Code.Name(answer.overall_code))
+    if failed_by := _store_failure(answer):
+        overall.append(f"  (store away: {printable(failed_by)})")
+    console.print(Text("\n").append_text(overall))
 
 
 def print_explanation(descriptors: Sequence[str], answer: inspect_pb2.ExplainResponse) -> None:
     """Print the steps of each descriptor, and what decides it."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
+
+    def line(text: str, style: str = "") -> None:
+        console.print(Text(printable(text), style), soft_wrap=True)
+
     for text, found in zip(descriptors, answer.descriptors, strict=False):
-        console.print(f"[bold]{escape(text)}[/bold]")
+        line(text, "bold")
         for step in found.steps:
             rule = f"  {step.rule}" if step.rule else ""
-            console.print(f"  {step.entry}  {step.matched_by}{rule}", markup=False)
-            console.print(f"      {step.reason}", markup=False)
-        console.print(f"  {found.summary}", markup=False)
+            line(f"  {step.entry}  {step.matched_by}{rule}")
+            line(f"      {step.reason}")
+        line(f"  {found.summary}")
         if found.limit:
-            console.print(f"  {found.limit}  ({found.position})", markup=False)
-    console.print(f"\npolicy {answer.policy_revision}", markup=False)
+            line(f"  {found.limit}  ({found.position})")
+    console.print()
+    line(f"policy {answer.policy_revision}")
 
 
-def _to_cells(status: rls_pb2.RateLimitResponse.DescriptorStatus) -> tuple[str, str, str, str]:
+def describe_span(seconds: int) -> str:
+    """Return a span in its two largest units: `41 s`, `10 d 7 h`."""
+    for (large, large_s), (small, small_s) in pairwise(_SPANS):
+        if seconds >= large_s:
+            rest = seconds % large_s // small_s
+            return f"{seconds // large_s} {large}" + (f" {rest} {small}" if rest else "")
+    return f"{seconds} s"
+
+
+def _console() -> Console:
+    return Console(highlight=False, emoji=False, markup=False)
+
+
+def _to_cells(status: rls_pb2.RateLimitResponse.DescriptorStatus) -> tuple[Text, Text, Text, Text]:
     code = _coloured(rls_pb2.RateLimitResponse.Code.Name(status.code))
     if not status.HasField("current_limit"):
         is_unlimited = status.limit_remaining == _UNLIMITED
-        return code, "unlimited" if is_unlimited else "none", "-", "-"
+        return code, Text("unlimited" if is_unlimited else "none"), Text("-"), Text("-")
     limit = status.current_limit
     unit = rls_pb2.RateLimitResponse.RateLimit.Unit.Name(limit.unit).lower()
-    name = f" ({escape(limit.name)})" if limit.name else ""
+    name = f" ({printable(limit.name)})" if limit.name else ""
     return (
         code,
-        f"{limit.requests_per_unit} per {unit}{name}",
-        str(status.limit_remaining),
-        f"{status.duration_until_reset.seconds} s",
+        Text(f"{limit.requests_per_unit} per {unit}{name}"),
+        Text(str(status.limit_remaining)),
+        Text(describe_span(status.duration_until_reset.seconds)),
     )
 
 
-def _coloured(code: str) -> str:
-    return f"[green]{code}[/green]" if code == "OK" else f"[red]{code}[/red]"
+def _store_failure(answer: rls_pb2.RateLimitResponse) -> str:
+    """Return by which failure policy the answer was given, or nothing: the store decided."""
+    return (
+        answer.dynamic_metadata.fields[_FAILURE_KEY].string_value
+        if (_FAILURE_KEY in answer.dynamic_metadata.fields)
+        else ""
+    )
+
+
+def _coloured(code: str) -> Text:
+    return Text(code, "green" if code == "OK" else "red")

@@ -164,8 +164,8 @@ def test_asking_where_nothing_listens_is_exit_1_and_one_line(run: Run, command: 
     [
         (("hit",), "ratelimitctl hit: Missing option '--domain'"),
         (("hit", "--domain", "d"), "ratelimitctl hit: Missing option '--descriptor'"),
-        (("hit", *ASK, "--hits", "0"), "ratelimitctl hit: Invalid value for '--hits'"),
-        (("hit", *ASK, "--hits", "x"), "ratelimitctl hit: Invalid value for '--hits'"),
+        (("hit", *ASK, "--hits", "0"), "ratelimitctl: --hits: '0' is not accepted: write a whole"),
+        (("hit", *ASK, "--hits", "x"), "ratelimitctl: --hits: 'x' is not accepted: write a whole"),
         (("hit", *ASK, "--address", "x"), "ratelimitctl: --address: 'x' is not accepted"),
         (("hit", *ASK, "--ca", "/nowhere"), "ratelimitctl: cannot read /nowhere"),
         (("hit", *ASK, "--cert", "/nowhere"), "ratelimitctl: --cert and --key: give both"),
