@@ -83,11 +83,13 @@ class GrpcServer:
 
     server: grpc.aio.Server
     address: ListenAddress
+    file: sockets.SocketFile
 
     async def stop(self, grace_s: float) -> None:
         """Take no more calls, and wait at most `grace_s` for those in flight."""
+        # While it still listens nobody else can have taken the path.
+        self.file.remove()
         await self.server.stop(grace_s)
-        sockets.remove(self.address)
 
 
 async def start_grpc(
@@ -116,12 +118,13 @@ async def start_grpc(
             number = server.add_secure_port(str(port.address), credentials)
     except RuntimeError as error:
         raise ConfigError(f"{port.flag}: cannot listen on {port.address}") from error
+    file = sockets.SocketFile(port.address)
     await server.start()
     match port.address:
         case TcpAddress(host=host):
-            return GrpcServer(server, TcpAddress(host, number))
+            return GrpcServer(server, TcpAddress(host, number), file)
         case UnixAddress():
-            return GrpcServer(server, port.address)
+            return GrpcServer(server, port.address, file)
 
 
 def _options(port: GrpcPort) -> list[tuple[str, int]]:

@@ -33,9 +33,12 @@ class HttpServer:
     address: ListenAddress
     _server: "_Server"
     _task: "asyncio.Task[None]"
+    _file: sockets.SocketFile
 
     async def stop(self, grace_s: float) -> None:
         """Take no more connections, and wait at most `grace_s` for requests in flight."""
+        # While it still listens nobody else can have taken the path.
+        self._file.remove()
         self._server.config.timeout_graceful_shutdown = max(1, round(grace_s))
         self._server.should_exit = True
         await asyncio.wait((self._task,), timeout=grace_s + 1)
@@ -43,7 +46,6 @@ class HttpServer:
             self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
-        sockets.remove(self.address)
 
 
 async def start_http(app: ASGIApp, address: ListenAddress, flag: str) -> HttpServer:
@@ -53,7 +55,8 @@ async def start_http(app: ASGIApp, address: ListenAddress, flag: str) -> HttpSer
 
 
 async def serve_http(app: ASGIApp, sock: socket.socket, address: ListenAddress) -> HttpServer:
-    """Serve `app` on a socket that is bound to `address`, and own the socket."""
+    """Serve `app` on a socket that is bound to `address`, and own the socket and its file."""
+    file = sockets.SocketFile(address)
     server = _Server(
         uvicorn.Config(
             app,
@@ -76,7 +79,7 @@ async def serve_http(app: ASGIApp, sock: socket.socket, address: ListenAddress) 
     if not started.done():
         started.cancel()
         await task
-    return HttpServer(address, server, task)
+    return HttpServer(address, server, task, file)
 
 
 class _Server(uvicorn.Server):

@@ -3,6 +3,7 @@
 Rules:
 - No SO_REUSEPORT: a second daemon on a port fails at its start.
 - The file of a unix socket that nobody listens on any more is replaced; a live one is not.
+- Who ends removes the file that it made and no other: a successor may listen on the same path.
 """
 
 import contextlib
@@ -17,6 +18,32 @@ from ratelimitd.transport.listen import ListenAddress, TcpAddress, UnixAddress
 BACKLOG = 2048
 # Whether somebody listens is answered at once on a unix socket, or not at all.
 PROBE_TIMEOUT_S = 1.0
+
+
+class SocketFile:
+    """The file of a unix socket that was just bound, to be removed once; a TCP port has none."""
+
+    def __init__(self, address: ListenAddress) -> None:
+        """Remember which file is at `address` now."""
+        self._path = Path(address.path) if isinstance(address, UnixAddress) else None
+        self._identity = self._look()
+
+    def remove(self) -> None:
+        """Remove the file, unless another one took its place."""
+        identity, self._identity = self._identity, None
+        if self._path is not None and identity is not None and identity == self._look():
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+    def _look(self) -> tuple[int, int, int] | None:
+        """Return what tells one file from another, also from one that got its number again."""
+        if self._path is None:
+            return None
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def bind(address: ListenAddress, flag: str) -> socket.socket:
@@ -37,8 +64,10 @@ def check_free(address: ListenAddress, flag: str) -> None:
     For a server that binds itself and reports badly: what takes the address between this look
     and its bind is still an error there.
     """
-    bind(address, flag).close()
-    remove(address)
+    sock = bind(address, flag)
+    file = SocketFile(address)
+    sock.close()
+    file.remove()
 
 
 def bound_address(address: ListenAddress, sock: socket.socket) -> ListenAddress:
@@ -46,13 +75,6 @@ def bound_address(address: ListenAddress, sock: socket.socket) -> ListenAddress:
     if isinstance(address, UnixAddress):
         return address
     return TcpAddress(address.host, sock.getsockname()[1])
-
-
-def remove(address: ListenAddress) -> None:
-    """Remove the file of a unix socket, if there is one."""
-    if isinstance(address, UnixAddress):
-        with contextlib.suppress(OSError):
-            Path(address.path).unlink()
 
 
 def _bind_tcp(address: TcpAddress, flag: str) -> socket.socket:

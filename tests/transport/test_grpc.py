@@ -11,7 +11,13 @@ import pytest
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd.errors import ConfigError
 from ratelimitd.services.context import CallContext
-from ratelimitd.transport.grpc import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES, GrpcPort
+from ratelimitd.transport.grpc import (
+    MAX_MESSAGE_BYTES,
+    MAX_REQUEST_BYTES,
+    GrpcPort,
+    UnaryMethod,
+    start_grpc,
+)
 from ratelimitd.transport.listen import TcpAddress, UnixAddress
 from tests.transport.support import PATH, SERVICE, EchoService, raw_call, serving, status_of
 
@@ -156,6 +162,38 @@ async def test_unix_socket_serves_and_is_removed(tmp_path: Path) -> None:
         assert await raw_call(channel)(OK_CALL)
 
     assert list(tmp_path.iterdir()) == []  # noqa: ASYNC240 - nothing else runs
+
+
+async def test_draining_server_leaves_the_socket_of_its_successor(tmp_path: Path) -> None:
+    # given a call in flight that holds the drain
+    address = UnixAddress(str(tmp_path / "grpc.sock"))
+    port = GrpcPort(address=address, flag="--grpc")
+    service, arrived, held = EchoService(), asyncio.Event(), asyncio.Event()
+    asked = service.should_rate_limit
+
+    async def hold(
+        message: rls_pb2.RateLimitRequest, context: CallContext
+    ) -> rls_pb2.RateLimitResponse:
+        answer = await asked(message, context)
+        arrived.set()
+        await held.wait()
+        return answer
+
+    method = UnaryMethod(SERVICE, "ShouldRateLimit", rls_pb2.RateLimitRequest, hold)
+    old = await start_grpc(port, [method], observe_call=service.observe_call)
+    async with grpc.aio.insecure_channel(str(address)) as channel:
+        call = asyncio.ensure_future(raw_call(channel)(OK_CALL))
+        await arrived.wait()
+        # when
+        draining = asyncio.create_task(old.stop(10))
+        await asyncio.sleep(0)
+        async with serving(EchoService(), port):
+            held.set()
+            await asyncio.gather(draining, call)
+            await old.stop(0)
+            # then
+            async with grpc.aio.insecure_channel(str(address)) as other:
+                assert await raw_call(other)(OK_CALL, timeout=5)
 
 
 async def test_port_in_use_is_one_line_that_names_flag_and_port() -> None:

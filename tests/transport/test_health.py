@@ -39,7 +39,50 @@ async def test_health_follows_the_state_under_every_name(name: str) -> None:
 
         assert (await asyncio.wait_for(watch.read(), 10)).status == NOT_SERVING
         assert (await stub.Check(request)).status == NOT_SERVING
+
+
+async def test_watch_ends_when_the_daemon_drains_and_holds_no_grace() -> None:
+    state = HealthState(holder=PolicyHolder())
+    reporter = HealthReporter(state)
+    await reporter.refresh()
+    async with (
+        serving(EchoService(), add_servicers=lambda s: add_health(reporter, s)) as server,
+        grpc.aio.insecure_channel(str(server.address)) as channel,
+    ):
+        watches = [
+            health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=name))
+            for name in ("", "nobody")
+        ]
+        for watch in watches:
+            await watch.read()
+
+        state.is_draining = True
+        await reporter.refresh()
+
+        await asyncio.wait_for(server.stop(60), 10)
+        assert (await watches[0].read()).status == NOT_SERVING
+        for watch in watches:
+            assert await watch.read() is grpc.aio.EOF
+
+
+async def test_watch_tells_changes_and_nothing_else() -> None:
+    state = HealthState(holder=PolicyHolder(), needs_store=True)
+    reporter = HealthReporter(state)
+    await reporter.refresh()
+    async with (
+        serving(EchoService(), add_servicers=lambda s: add_health(reporter, s)) as server,
+        grpc.aio.insecure_channel(str(server.address)) as channel,
+    ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        told = [(await watch.read()).status]
+        for is_up in (True, True, False):
+            state.is_store_up = is_up
+            await reporter.refresh()
+            if is_up != (told[-1] == SERVING):
+                told.append((await asyncio.wait_for(watch.read(), 10)).status)
         watch.cancel()
+
+    assert told == [NOT_SERVING, SERVING, NOT_SERVING]
 
 
 async def test_health_does_not_know_other_names() -> None:
