@@ -293,6 +293,8 @@ class Dispatch(Lifecycle):
             deltas = (stream.delta for stream in self._intake.streams.values())
             self._out.set_initial_window(size, max(deltas, default=0))
         self._out.write(frames.frame(frames.SETTINGS, frames.ACK, 0))
+        if size is not None:
+            self._out.use_initial_window()
         if not self._is_greeted:
             self._is_greeted = True
             self._expected = NEVER if self._is_final else 1

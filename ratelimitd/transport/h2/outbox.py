@@ -150,15 +150,19 @@ class Outbox:
         return delta + increment
 
     def set_initial_window(self, size: int, largest_delta: int) -> None:
-        """Apply the peer's setting; `largest_delta` is that of streams not answered yet.
+        """Take the peer's setting; `largest_delta` is that of streams not answered yet.
 
-        Raises PeerError if it lifts a stream beyond the largest window.
+        What waits is sent by `use_initial_window`, behind the acknowledgement. Raises PeerError
+        if it lifts a stream beyond the largest window.
         """
         deltas = [largest_delta, *self.awaiting.values()]
         deltas.extend(answer.delta for answer in self.waiting.values())
         if size + max(deltas) > frames.MAX_WINDOW:
             raise PeerError(ErrorCode.FLOW_CONTROL_ERROR, "a stream window over 2 ** 31 - 1")
         self._initial = size
+
+    def use_initial_window(self) -> None:
+        """Send what the peer's new setting has room for."""
         for stream_id, answer in list(self.waiting.items()):
             self._pump(stream_id, answer)
 

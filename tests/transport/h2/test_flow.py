@@ -65,6 +65,21 @@ def test_answers_wait_for_the_connection_window_in_their_order() -> None:
     assert _sent_data(output, 1) == message(b"one..")[:2]
 
 
+def test_initial_window_size_is_acknowledged_before_it_is_used() -> None:
+    # Given an answer that waits
+    connection = connect()
+    connection.receive(_SHUT + call(1))
+    connection.answer(1, b"hello")
+    connection.take_output()
+
+    # When the peer's settings make room
+    connection.receive(frames.settings({frames.INITIAL_WINDOW_SIZE: 1}))
+    sent = peer.sent_frames(connection.take_output())
+
+    # Then
+    assert [frame.type for frame in sent] == [frames.SETTINGS, frames.DATA]
+
+
 def test_initial_window_size_moves_open_streams_also_below_zero() -> None:
     # Given an answer of ten bytes, of which a window of 7 let 7 pass
     connection = connect()
