@@ -10,6 +10,8 @@ FLEET_CONNECTIONS = 3_200
 HOLD_CONNECTIONS = 16_384
 # A fleet's gateways call between once and five times a second, in this proportion at any load.
 FLEET_WEIGHTS = (1, 5)
+# Few enough for the daemon to know all of them before its memory is divided by connections.
+FLEET_KEYS = 10_000
 FLEET_MEAN_RATE = 3.0 * FLEET_CONNECTIONS
 # The case that others are compared with.
 MAIN = "fixed_window"
@@ -136,6 +138,7 @@ def _fleet_cases() -> list[Case]:
         "closed loop, each next call on the next connection",
         server=server,
         connections=FLEET_CONNECTIONS,
+        keys=FLEET_KEYS,
         weights=FLEET_WEIGHTS,
         spreads=True,
     )

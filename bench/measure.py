@@ -75,9 +75,15 @@ def measure_bare(case: BareCase, store: Store, pins: Pins, plan: Plan) -> Iterat
 
 
 def warm_up(case: Case, served: Served, plan: Plan, rate: float = 0.0) -> None:
-    """Let caches fill, over a few connections; then look how much memory that took."""
+    """Let caches fill, over a few connections; then look how much memory that took.
+
+    Where memory is divided by connections, the caches must be full before there are many.
+    """
     few = replace(case, connections=min(case.connections, WARM_UP_CONNECTIONS), spreads=False)
-    specs = _specs(few, served, replace(plan, seconds=WARM_UP_S), seed=0, rate=rate)
+    seconds = WARM_UP_S
+    if case.connections >= MANY_CONNECTIONS and not served.plain_rss_bytes:
+        seconds, rate = max(seconds, plan.seconds), 0.0
+    specs = _specs(few, served, replace(plan, seconds=seconds), seed=0, rate=rate)
     with running_clients(specs, served.pins.load) as clients:
         clients.run()
     if not served.plain_rss_bytes:

@@ -9,6 +9,7 @@ because every traceparent is equally long: the pattern is computed once and fill
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import cycle, islice
 from random import Random
 
 from hpack.hpack import encode_integer
@@ -25,8 +26,8 @@ _STATIC = HeaderTable.STATIC_TABLE
 _FIRST_DYNAMIC = len(_STATIC) + 1
 _INDEXED, _INSERTED, _PLAIN, _SIZE_UPDATE = 0x80, 0x40, 0x00, 0x20
 DEFAULT_TABLE_BYTES = 4096
-# Each half of a value comes from a pool of its own: 4 million different values.
-_POOL = 2048
+# Different values; far more than any table or cache of a server keeps before one comes again.
+VALUES = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Blocks:
         """
         self._lead, self._cycle = _steps(tuple(headers), min(table_bytes, DEFAULT_TABLE_BYTES))
         self._at = 0
-        self._random = Random(seed)
+        self._values = islice(cycle(_values()), Random(seed).randrange(VALUES), None)
 
     def next(self) -> bytes:
         """Return the block of the next call."""
@@ -60,7 +61,7 @@ class Blocks:
         step = self._lead[at] if at < lead else self._cycle[(at - lead) % len(self._cycle)]
         if not step.has_trace:
             return step.before
-        return step.before + fresh_value(self._random) + step.after
+        return step.before + next(self._values) + step.after
 
     @property
     def constant(self) -> bytes | None:
@@ -88,36 +89,15 @@ def request_headers(path: str, *, is_tls: bool, is_traced: bool = False) -> list
     ]
 
 
-def fresh_value(random: Random) -> bytes:
-    """Return a traceparent's value that was hardly sent before, Huffman-coded, with its length."""
-    heads, tails = _pools()
-    choice = random.getrandbits(22)
-    head, head_bits = heads[choice >> 11]
-    tail, tail_bits = tails[choice & (_POOL - 1)]
-    bits = head_bits + tail_bits
-    padding = -bits % 8
-    code = ((head << tail_bits | tail) << padding) | ((1 << padding) - 1)
-    length = (bits + padding) // 8
-    assert length < 0x7F, "a hexadecimal digit has at most six bits"
-    return bytes((0x80 | length,)) + code.to_bytes(length, "big")
-
-
 @cache
-def _pools() -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+def _values() -> list[bytes]:
+    """Return values of a traceparent, each Huffman-coded behind its length."""
     random = Random(1)
-    heads = [_huffman(b"00-%032x-" % random.getrandbits(128)) for _ in range(_POOL)]
-    tails = [_huffman(b"%016x-01" % random.getrandbits(64)) for _ in range(_POOL)]
-    return heads, tails
-
-
-def _huffman(text: bytes) -> tuple[int, int]:
-    """Return the code of `text` and how many bits it has."""
-    code = bits = 0
-    for character in text:
-        length = REQUEST_CODES_LENGTH[character]
-        code = code << length | REQUEST_CODES[character]
-        bits += length
-    return code, bits
+    texts = (
+        b"00-%032x-%016x-01" % (random.getrandbits(128), random.getrandbits(64))
+        for _ in range(VALUES)
+    )
+    return [_text(text) for text in texts]
 
 
 @cache

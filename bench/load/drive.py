@@ -12,7 +12,7 @@ import itertools
 import ssl
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
@@ -59,7 +59,9 @@ class _Load:
         host, _, port = spec.address.rpartition(":")
         if not ip_address(host).is_loopback:
             raise ValueError(f"{spec.address}: load goes to loopback only")
-        self.bodies: Iterator[bytes] = itertools.cycle(make_bodies(spec))
+        bodies = make_bodies(spec)
+        self.body_bytes = max(map(len, bodies))
+        self.bodies: Iterator[bytes] = itertools.cycle(bodies)
         self.is_over = False
         self._spec = spec
         self._tally = Tally()
@@ -105,28 +107,27 @@ class _Load:
         self._tally.add_error(0, 0, message)
         return self._tally.to_result(seconds, time.process_time() - cpu_s)
 
-    def on_sent(self, lag_ns: int) -> None:
-        """Count how late a call was written."""
-        self._tally.add_sent(lag_ns)
+    def on_sent(self, due_ns: Sequence[int], now_ns: int) -> None:
+        """Count how late calls were written; in a closed loop they are due when there is room."""
+        if self._spec.rate:
+            self._tally.add_sent(due_ns, now_ns)
 
-    def on_answers(self, link: Link, answers: list[tuple[Answer, int]], now_ns: int) -> None:
+    def on_answers(self, link: Link, answers: Sequence[Answer], now_ns: int) -> None:
         """Count answers; in a closed loop each makes room for the next call."""
-        add = self._tally.add_answer
-        for answer, due_ns in answers:
-            add(answer, now_ns - due_ns)
+        self._tally.add_answers(answers, now_ns)
         self._outstanding -= len(answers)
         if self._spec.rate:
             self._check_idle()
-            return
-        if now_ns >= self._end_ns or self._sent >= self._spec.max_calls:
+        elif now_ns >= self._end_ns or self._sent >= self._spec.max_calls:
             self.is_over = True
             self._check_idle()
-            return
-        for _ in answers:
-            target = next(self._next_link) if self._spec.spreads else link
-            self._submit(target, now_ns, now_ns)
-            if target is not link:
+        elif self._spec.spreads:
+            for _ in answers:
+                target = next(self._next_link)
+                self._submit(target, [now_ns], now_ns)
                 target.flush()
+        else:
+            self._submit(link, [now_ns] * len(answers), now_ns)
 
     def on_lost(self, link: Link, calls: int, status: int, message: str) -> None:
         """Count lost calls; in a closed loop others take their places once it is back."""
@@ -134,13 +135,12 @@ class _Load:
         self._outstanding -= calls
         if not self._spec.rate and not self.is_over:
             now_ns = perf_counter_ns()
-            for _ in range(calls):
-                self._submit(link, now_ns, now_ns)
+            self._submit(link, [now_ns] * calls, now_ns)
         self._check_idle()
 
     def _begin_closed_loop(self, now_ns: int) -> None:
         for _ in range(self._spec.in_flight):
-            self._submit(next(self._next_link), now_ns, now_ns)
+            self._submit(next(self._next_link), [now_ns], now_ns)
         for link in self.links:
             link.flush()
 
@@ -157,7 +157,7 @@ class _Load:
                     self._tally.add_error(STATUS_UNSENT, 1, "too many calls without an answer")
                     continue
                 link = next(self._next_link)
-                self._submit(link, start_ns + due_ns, now_ns)
+                self._submit(link, [start_ns + due_ns], now_ns)
                 touched.add(link)
             for link in touched:
                 link.flush()
@@ -168,9 +168,9 @@ class _Load:
             async with asyncio.timeout(spec.seconds + DRAIN_S):
                 await is_done.wait()
 
-    def _submit(self, link: Link, due_ns: int, now_ns: int) -> None:
-        self._sent += 1
-        self._outstanding += 1
+    def _submit(self, link: Link, due_ns: Sequence[int], now_ns: int) -> None:
+        self._sent += len(due_ns)
+        self._outstanding += len(due_ns)
         link.submit(due_ns, now_ns)
 
     def _check_idle(self) -> None:

@@ -47,6 +47,15 @@ class Histogram:
         self.counts[bucket_of(value_ns)] += 1
         self.max_ns = max(self.max_ns, value_ns)
 
+    def record_waits(self, starts_ns: Iterable[int], now_ns: int) -> None:
+        """Count how long it has been since each of `starts_ns`."""
+        counts, max_ns = self.counts, self.max_ns
+        for start_ns in starts_ns:
+            value_ns = now_ns - start_ns
+            counts[bucket_of(value_ns)] += 1
+            max_ns = max(max_ns, value_ns)
+        self.max_ns = max_ns
+
     def total(self) -> int:
         """Return how many values were counted."""
         return sum(self.counts)

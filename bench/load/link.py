@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter_ns
 from typing import Protocol, cast
 
@@ -15,16 +15,18 @@ MAX_RETRIES = 50
 
 
 class Owner(Protocol):
-    """Who has the links: it gives bodies and is told what became of calls."""
+    """Who has the links: it gives bodies, none over `body_bytes`, and hears what became of them."""
 
     bodies: Iterator[bytes]
     is_over: bool
 
-    def on_sent(self, lag_ns: int) -> None:
-        """Hear that a call was written, so late."""
+    body_bytes: int
 
-    def on_answers(self, link: "Link", answers: list[tuple[Answer, int]], now_ns: int) -> None:
-        """Hear of ended calls, each with the instant that it was meant for."""
+    def on_sent(self, due_ns: Sequence[int], now_ns: int) -> None:
+        """Hear that calls were written that were due at these instants."""
+
+    def on_answers(self, link: "Link", answers: Sequence[Answer], now_ns: int) -> None:
+        """Hear of ended calls; the tag of each is the instant that it was due."""
 
     def on_lost(self, link: "Link", calls: int, status: int, message: str) -> None:
         """Hear that calls in flight will have no answer."""
@@ -46,7 +48,6 @@ class Link(asyncio.Protocol):
         self._make_blocks = make_blocks
         self._connect = connect
         self._transport: asyncio.Transport | None = None
-        self._due_ns: dict[int, int] = {}
         self._task: asyncio.Task[None] | None = None
         self._is_closing = False
         self._peer = Peer()
@@ -56,7 +57,7 @@ class Link(asyncio.Protocol):
     @property
     def in_flight(self) -> int:
         """Return how many calls were written and not answered."""
-        return len(self._due_ns)
+        return len(self._peer.open_tags)
 
     async def open(self) -> None:
         """Connect, and return once the server has said its SETTINGS."""
@@ -64,17 +65,13 @@ class Link(asyncio.Protocol):
             await self._connect(self)
             await self._ready.wait()
 
-    def submit(self, due_ns: int, now_ns: int) -> None:
-        """Write a call that was due at `due_ns`, or let it wait until the peer takes it."""
-        if self.waiting:
-            self.waiting.append(due_ns)
-            return
-        body = next(self._owner.bodies)
-        if self._blocks is None or self._peer.capacity(len(body)) <= 0:
-            self.waiting.append(due_ns)
-            return
-        self._due_ns[self._peer.start(self._blocks, body)] = due_ns
-        self._owner.on_sent(now_ns - due_ns)
+    def submit(self, due_ns: Sequence[int], now_ns: int) -> None:
+        """Write calls that were due at these instants; those the peer does not take yet wait."""
+        if not self.waiting and self._room() >= len(due_ns):
+            self._start(due_ns, now_ns)
+        else:
+            self.waiting.extend(due_ns)
+            self._send_waiting(now_ns)
 
     def flush(self) -> None:
         """Send what was written."""
@@ -103,22 +100,21 @@ class Link(asyncio.Protocol):
                 self._blocks = self._make_blocks(self._peer.table_bytes)
                 self._ready.set()
             if answers:
-                due = self._due_ns
-                ended = [(answer, due.pop(answer.stream_id)) for answer in answers]
-                self._owner.on_answers(self, ended, now_ns)
-            self._send_waiting(now_ns)
+                self._owner.on_answers(self, answers, now_ns)
+            if self.waiting:
+                self._send_waiting(now_ns)
         except PeerError as error:
             self._peer.first_message = self._peer.first_message or str(error)
             if self._transport is not None:
                 self._transport.abort()
             return
         self.flush()
-        if self._peer.is_going and not self._due_ns and self._transport is not None:
+        if self._peer.is_going and not self.in_flight and self._transport is not None:
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Count what was in flight as lost, and connect again while the load goes on."""
-        lost, self._transport = len(self._due_ns), None
+        lost, self._transport = self.in_flight, None
         message = self._peer.first_message or (str(exc) if exc else "")
         self._begin()
         if self._is_closing:
@@ -135,17 +131,20 @@ class Link(asyncio.Protocol):
     def _begin(self) -> None:
         """Forget the old connection."""
         self._peer, self._blocks, self._ready = Peer(), None, asyncio.Event()
-        self._due_ns.clear()
 
     def _send_waiting(self, now_ns: int) -> None:
-        waiting = self.waiting
-        while waiting and self._blocks is not None:
-            body = next(self._owner.bodies)
-            if self._peer.capacity(len(body)) <= 0:
-                return
-            due_ns = waiting.popleft()
-            self._due_ns[self._peer.start(self._blocks, body)] = due_ns
-            self._owner.on_sent(now_ns - due_ns)
+        """Write as many of the calls that wait as the peer takes."""
+        count = min(self._room(), len(self.waiting))
+        if count > 0:
+            self._start([self.waiting.popleft() for _ in range(count)], now_ns)
+
+    def _start(self, due_ns: Sequence[int], now_ns: int) -> None:
+        assert self._blocks is not None, "there is no room before there are blocks"
+        self._peer.start(self._blocks, self._owner.bodies, due_ns)
+        self._owner.on_sent(due_ns, now_ns)
+
+    def _room(self) -> int:
+        return self._peer.capacity(self._owner.body_bytes) if self._blocks is not None else 0
 
     async def _reopen(self) -> None:
         for _ in range(MAX_RETRIES):

@@ -1,13 +1,16 @@
 """The client's side of one HTTP/2 connection, for unary calls only: bytes in, answers out.
 
 Rules:
-- No socket and no clock. `start` and `receive` leave what must be sent in `take_output`.
+- No socket and no clock. `start` and `receive` leave what must be sent in `take_output`. A call is
+  known by a tag of its caller's, which comes back with the answer.
 - Bodies are a frame each; they must fit into the peer's frame and window. `capacity` says how many
   calls may be started now without breaking a promise to the peer.
 - Our own windows are as large as can be, so that we never hold the server back.
 - Header blocks of answers are remembered while decoding them changes nothing.
+- The client shares the machine with what it measures, so loops stand where calls would be nicer.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from hpack import Decoder
@@ -29,6 +32,7 @@ STATUS_NAMES = {
 CODE_OK, CODE_OVER_LIMIT = b"\x08\x01", b"\x08\x02"
 _CODE = slice(5, 7)
 _NO_STATUS = -1
+_WHOLE = frames.END_HEADERS | frames.END_STREAM
 _REMEMBERED_BLOCKS = 64
 _REPLENISH_BYTES = 2**30
 
@@ -38,9 +42,9 @@ class PeerError(Exception):
 
 
 class Answer(NamedTuple):
-    """The end of one call; `code` is the first field of the message, empty without one."""
+    """The end of one call: the caller's tag, the status, and the first field of the message."""
 
-    stream_id: int
+    tag: int
     status: int
     code: bytes
 
@@ -68,14 +72,17 @@ class Peer:
         self._decoder = Decoder()
         self._statuses: dict[bytes, int] = {}
         self._codes: dict[int, bytes] = {}
-        self._open: set[int] = set()
+        self._tags: dict[int, int] = {}
+        # What lies between the two stream ids of a call, by the length of its body.
+        self._middles: dict[int, bytes] = {}
+        self._first = b""
         self._answers: list[Answer] = []
         self._block: tuple[int, int, bytes] | None = None
 
     @property
-    def open_streams(self) -> set[int]:
-        """Return the calls without an answer."""
-        return self._open
+    def open_tags(self) -> list[int]:
+        """Return the tags of the calls without an answer."""
+        return list(self._tags.values())
 
     def capacity(self, body_bytes: int) -> int:
         """Return how many calls with bodies of this size may start now."""
@@ -83,25 +90,33 @@ class Peer:
             return 0
         if body_bytes > min(self._stream_window, frames.DEFAULT_FRAME_SIZE):
             raise PeerError(f"a body of {body_bytes} bytes does not fit into one frame")
-        return min(self._max_calls - len(self._open), self._window // body_bytes)
+        return min(self._max_calls - len(self._tags), self._window // body_bytes)
 
-    def start(self, blocks: Blocks, body: bytes) -> int:
-        """Send one call and return its stream."""
+    def start(self, blocks: Blocks, bodies: Iterator[bytes], tags: Iterable[int]) -> None:
+        """Send the next of `bodies` for each tag."""
+        pack, output = frames.U32.pack, self._output
+        stream_id, window = self._next_id, self._window
+        for tag in tags:
+            body = next(bodies)
+            number = pack(stream_id)
+            middle = self._middles.get(len(body))
+            if middle is None:
+                middle = self._middle(blocks, len(body))
+            output += (self._first, number, middle, number, body)
+            self._tags[stream_id] = tag
+            stream_id += 2
+            window -= len(body)
+        self._next_id, self._window = stream_id, window
+
+    def _middle(self, blocks: Blocks, body_bytes: int) -> bytes:
+        """Take the next header block, and keep what follows from it if it is the last new one."""
+        is_constant = blocks.constant is not None
         block = blocks.next()
-        stream_id = self._next_id
-        self._next_id += 2
-        self._window -= len(body)
-        self._open.add(stream_id)
-        number = frames.U32.pack(stream_id)
-        self._output += (
-            frames.head_start(frames.HEADERS, frames.END_HEADERS, len(block)),
-            number,
-            block,
-            frames.head_start(frames.DATA, frames.END_STREAM, len(body)),
-            number,
-            body,
-        )
-        return stream_id
+        self._first = frames.head_start(frames.HEADERS, frames.END_HEADERS, len(block))
+        middle = block + frames.head_start(frames.DATA, frames.END_STREAM, body_bytes)
+        if is_constant:
+            self._middles[body_bytes] = middle
+        return middle
 
     def take_output(self) -> bytes:
         """Return the bytes to send, once."""
@@ -113,17 +128,36 @@ class Peer:
         """Take what the server sent and return the calls that it ended."""
         data = self._rest + data if self._rest else data
         position, end = 0, len(data)
-        self._answers = []
+        unpack, codes, statuses = frames.HEAD.unpack_from, self._codes, self._statuses
+        answers = self._answers = []
         while end - position >= frames.HEAD_BYTES:
-            word, flags, stream_id = frames.HEAD.unpack_from(data, position)
+            word, flags, stream_id = unpack(data, position)
             start = position + frames.HEAD_BYTES
             stop = start + (word >> 8)
             if stop > end:
                 break
-            self._frame(word & 0xFF, flags, stream_id, data[start:stop])
             position = stop
+            kind = word & 0xFF
+            # The three frames of an answer as servers send them; `_frame` knows all others.
+            if kind == frames.HEADERS and flags | frames.END_STREAM == _WHOLE:
+                status = statuses.get(data[start:stop])
+                if status is None:
+                    status = self._decode(data[start:stop])
+                if flags & frames.END_STREAM:
+                    tag = self._tags.pop(stream_id, None)
+                    if tag is not None:
+                        known = STATUS_UNKNOWN if status == _NO_STATUS else status
+                        answers.append(Answer(tag, known, codes.pop(stream_id, b"")[_CODE]))
+            elif kind == frames.DATA and not flags and stream_id not in codes:
+                self._received += stop - start
+                codes[stream_id] = data[start : min(stop, start + _CODE.stop)]
+            else:
+                self._frame(kind, flags, stream_id, data[start:stop])
         self._rest = data[position:]
-        return self._answers
+        if self._received > _REPLENISH_BYTES:
+            self._output.append(frames.window_update(0, self._received))
+            self._received = 0
+        return answers
 
     def _frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         if kind == frames.DATA:
@@ -148,9 +182,6 @@ class Peer:
 
     def _data(self, flags: int, stream_id: int, payload: bytes) -> None:
         self._received += len(payload)
-        if self._received > _REPLENISH_BYTES:
-            self._output.append(frames.window_update(0, self._received))
-            self._received = 0
         if flags & frames.PADDED:
             payload = frames.without_padding(payload, flags & frames.PADDED)
         known = self._codes.get(stream_id)
@@ -199,7 +230,7 @@ class Peer:
             if error:
                 reason = payload[8:].decode(errors="replace")
                 self.first_message = self.first_message or f"GOAWAY {error} {reason}".strip()
-            for refused in sorted(one for one in self._open if one > last):
+            for refused in [one for one in self._tags if one > last]:
                 self._end(refused, STATUS_GOAWAY)
         elif kind == frames.PUSH_PROMISE:
             raise PeerError("PUSH_PROMISE although we said that we take none")
@@ -213,10 +244,9 @@ class Peer:
         self._output.append(frames.frame(frames.SETTINGS, frames.ACK, 0))
 
     def _end(self, stream_id: int, status: int) -> None:
-        if stream_id in self._open:
-            self._open.remove(stream_id)
-            code = self._codes.pop(stream_id, b"")[_CODE]
-            self._answers.append(Answer(stream_id, status, code))
+        tag = self._tags.pop(stream_id, None)
+        if tag is not None:
+            self._answers.append(Answer(tag, status, self._codes.pop(stream_id, b"")[_CODE]))
 
 
 def _newest(decoder: Decoder) -> tuple[bytes, bytes] | None:

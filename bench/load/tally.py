@@ -1,6 +1,7 @@
 """What a load process counts while it runs."""
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from bench.load.histogram import Histogram
 from bench.load.peer import CODE_OVER_LIMIT, STATUS_NAMES, Answer
@@ -20,19 +21,18 @@ class Tally:
         self._latency = Histogram()
         self._lag = Histogram()
 
-    def add_sent(self, lag_ns: int) -> None:
-        """Count a call that was written `lag_ns` after the instant it was meant for."""
-        self._lag.record(lag_ns)
+    def add_sent(self, due_ns: Iterable[int], now_ns: int) -> None:
+        """Count calls that were written now, by how long after their instants."""
+        self._lag.record_waits(due_ns, now_ns)
 
-    def add_answer(self, answer: Answer, latency_ns: int) -> None:
-        """Count the end of a call."""
-        if answer.status:
-            self._errors[answer.status] += 1
-            return
-        self.answered += 1
-        if answer.code == CODE_OVER_LIMIT:
-            self.over_limit += 1
-        self._latency.record(latency_ns)
+    def add_answers(self, answers: Sequence[Answer], now_ns: int) -> None:
+        """Count calls that ended now; the tag of each is the instant that it was due."""
+        good = [answer for answer in answers if not answer.status]
+        if len(good) < len(answers):
+            self._errors.update(answer.status for answer in answers if answer.status)
+        self.answered += len(good)
+        self.over_limit += sum(answer.code == CODE_OVER_LIMIT for answer in good)
+        self._latency.record_waits([answer.tag for answer in good], now_ns)
 
     def add_decisions(self, count: int, latency_ns: int) -> None:
         """Count decisions that one reply of the store brought."""

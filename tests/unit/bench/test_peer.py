@@ -50,6 +50,7 @@ class Pair:
             self.server.update_settings(settings)
         self.to_client()
         self.events: list[Event] = self.to_server()
+        self.stream_id = -1
         self.blocks = blocks(table_bytes=self.peer.table_bytes)
 
     def to_server(self) -> list[Event]:
@@ -59,7 +60,10 @@ class Pair:
         return self.peer.receive(self.server.data_to_send())
 
     def call(self, body: bytes = BODY) -> int:
-        return self.peer.start(self.blocks, body)
+        """Start a call; its tag is its stream, which rises by two."""
+        self.stream_id += 2
+        self.peer.start(self.blocks, iter([body]), [self.stream_id])
+        return self.stream_id
 
     def answer(self, stream_id: int, body: bytes = OK_BODY, status: str = "0") -> None:
         self.server.send_headers(stream_id, HEAD)
@@ -112,7 +116,7 @@ def test_answer_tells_the_status_and_the_code(body: bytes, code: bytes) -> None:
     pair.to_server()
     pair.answer(stream_id, body)
     assert pair.to_client() == [Answer(stream_id, 0, code)]
-    assert not pair.peer.open_streams
+    assert not pair.peer.open_tags
 
 
 @given(cuts=st.lists(st.integers(0, 400), max_size=8))
@@ -192,7 +196,7 @@ def test_goaway_ends_what_the_server_did_not_take() -> None:
     assert pair.to_client() == [Answer(refused, STATUS_GOAWAY, b"")]
     assert pair.peer.is_going
     assert pair.peer.capacity(1) == 0
-    assert pair.peer.open_streams == {taken}
+    assert pair.peer.open_tags == [taken]
     assert pair.peer.first_message == "GOAWAY 11 too many"
 
 
