@@ -22,6 +22,7 @@ import re
 from binascii import crc_hqx
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
 
@@ -35,6 +36,7 @@ _TAG_LETTERS = (
     "126s09014h2330380h0d0y0q3a2s2j2b136r08004i2231390i0a0x0p2z2r2k2c"
 )
 PARTITION_TAGS = tuple(_TAG_LETTERS[at : at + 2] for at in range(0, len(_TAG_LETTERS), 2))
+_TAGS = tuple(tag.encode() for tag in PARTITION_TAGS)
 SLOTS = 16_384
 
 # Longer bodies are hashed: a caller chooses values, and must not choose the store's memory.
@@ -65,18 +67,17 @@ def counter_key(
     *, prefix: str, domain: str, algorithm: Algorithm, window_us: int, parts: Iterable[KeyPart]
 ) -> bytes:
     """Return the key of the counter that these parts name."""
-    head = f"{_ALGORITHM_LETTER[algorithm]}{window_us // 1_000_000}:"
-    texts = [prefix, domain]
-    for part in parts:
-        texts += (part.key, part.kind.value, part.text)
+    head = _head(prefix, domain, algorithm, window_us)
     body = None
-    # Escaping makes nothing shorter, and takes its time for long values.
-    if sum(map(len, texts)) <= MAX_BODY_BYTES:
-        body = _readable(head, texts).encode()
+    texts: list[str] = []
+    for part in parts:
+        texts += part
+    if len(head) + sum(map(len, texts)) <= MAX_BODY_BYTES:
+        # Escaping makes nothing shorter, and takes its time for long values.
+        body = (head + _readable(texts)).encode()
     if body is None or len(body) > MAX_BODY_BYTES:
         body = f"{_HASH_LETTER}:{_digest(head, texts)}".encode()
-    tag = PARTITION_TAGS[crc32(body) % len(PARTITION_TAGS)].encode()
-    return b"%b{%b}%b" % (KEY_PREFIX, tag, body)
+    return b"%b{%b}%b" % (KEY_PREFIX, _TAGS[crc32(body) % len(_TAGS)], body)
 
 
 def partition_of(key: bytes) -> bytes:
@@ -95,20 +96,26 @@ def fingerprint(secret: bytes, value: str) -> str:
     return hmac.digest(secret, value.encode("utf-8", "surrogatepass"), "sha256")[:16].hex()
 
 
-def _readable(head: str, texts: Sequence[str]) -> str:
-    """Return the body that people can read; `texts` are prefix, domain, then key, kind, text."""
-    prefix, domain, *rest = texts
+@lru_cache(maxsize=4096)
+def _head(prefix: str, domain: str, algorithm: Algorithm, window_us: int) -> str:
+    """Return what the keys of one window of one domain begin with; the policy bounds how many."""
     scope = f"{_escape(prefix)}!{_escape(domain)}" if prefix else _escape(domain)
-    entries = [
-        f"|{_escape(rest[at])}{rest[at + 1]}{_escape(rest[at + 2])}"
-        for at in range(0, len(rest), 3)
-    ]
-    return "".join((head, scope, *entries))
+    return f"{_ALGORITHM_LETTER[algorithm]}{window_us // 1_000_000}:{scope}"
+
+
+def _readable(texts: Sequence[str]) -> str:
+    """Return the entries as people can read them; `texts` are key, kind, text of each."""
+    names, kinds, values = texts[::3], texts[1::3], texts[2::3]
+    if not _PLAIN.fullmatch("".join((*names, *values))):
+        names, values = [_escape(name) for name in names], [_escape(value) for value in values]
+    return "".join(
+        [f"|{name}{kind}{value}" for name, kind, value in zip(names, kinds, values, strict=True)]
+    )
 
 
 def _digest(head: str, texts: Sequence[str]) -> str:
     """Return the BLAKE2b-128 of a body; each text stands behind its length."""
-    whole = [head.encode()]
+    whole = [b"%d:" % len(head), head.encode()]
     for text in texts:
         encoded = text.encode("utf-8", "surrogatepass")
         whole += (b"%d:" % len(encoded), encoded)

@@ -66,7 +66,10 @@ def make_plan(
             is_domain_known=False,
         )
     found = [_find(domain, descriptor, options, hash_secret) for descriptor in request.descriptors]
-    replaced = frozenset[str]().union(*(one.limit.replaces for one in found if one.limit))
+    replaced: frozenset[str] = frozenset()
+    for one in found:
+        if one.limit is not None and one.limit.replaces:
+            replaced |= one.limit.replaces
     return _build(domain, policy.revision, request, found, replaced, options)
 
 
@@ -80,7 +83,8 @@ def _build(  # noqa: PLR0917 - called once, above
 ) -> Plan:
     descriptors: list[DescriptorPlan] = []
     checks: list[Check] = []
-    passing_quota = 0
+    passing_quota = unmatched = 0
+    is_denied = False
     for descriptor, one in zip(request.descriptors, found, strict=True):
         outcome = _outcome(domain, one, replaced)
         cost = _cost(descriptor, request)
@@ -98,6 +102,8 @@ def _build(  # noqa: PLR0917 - called once, above
             checks.append(Check(key, one.limit, cost))
         elif outcome is not Outcome.UNLIMITED:
             passing_quota += options.is_quota_mode
+        unmatched += one.limit is None
+        is_denied = is_denied or outcome is Outcome.NO_MATCH_DENIED
         descriptors.append(
             DescriptorPlan(outcome, one.entries, one.limit, one.metric_key, cost, index)
         )
@@ -107,8 +113,8 @@ def _build(  # noqa: PLR0917 - called once, above
         descriptors=tuple(descriptors),
         checks=tuple(checks),
         passing_quota=passing_quota,
-        unmatched=sum(one.limit is None for one in descriptors),
-        is_denied=any(one.outcome is Outcome.NO_MATCH_DENIED for one in descriptors),
+        unmatched=unmatched,
+        is_denied=is_denied,
     )
 
 
@@ -137,7 +143,7 @@ def _find(
     return _Found(
         limit=limit,
         metric_key=matched.metric_key,
-        parts=tuple(_key_part(part, hash_secret) for part in matched.parts) if limit else (),
+        parts=tuple([_key_part(part, hash_secret) for part in matched.parts]) if limit else (),
         entries=_shown_match(domain, descriptor.entries, matched, hash_secret),
         is_whitelisted=matched.is_whitelisted,
     )
@@ -203,7 +209,10 @@ def _shown(
     entries: tuple[tuple[str, str], ...], secret_keys: frozenset[str], hash_secret: bytes
 ) -> tuple[tuple[str, str], ...]:
     """Return the entries with the values of secret keys as short fingerprints."""
-    if not any(key in secret_keys for key, _ in entries):
+    for key, _ in entries:
+        if key in secret_keys:
+            break
+    else:
         return entries
     return tuple(
         (key, short_fingerprint(hash_secret, value)) if key in secret_keys else (key, value)
@@ -215,7 +224,10 @@ def _shown_match(
     domain: Domain, entries: tuple[tuple[str, str], ...], matched: Match, hash_secret: bytes
 ) -> tuple[tuple[str, str], ...]:
     """Return the entries with secret values hidden, those of `sensitive` rules included."""
-    if not any(part.is_secret for part in matched.parts):
+    for part in matched.parts:
+        if part.is_secret:
+            break
+    else:
         return _shown(entries, domain.secret_keys, hash_secret)
     known = tuple(
         (part.key, short_fingerprint(hash_secret, part.value))

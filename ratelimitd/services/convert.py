@@ -37,8 +37,10 @@ def from_rls_request(message: rls_pb2.RateLimitRequest, bounds: RequestBounds) -
     return Request(
         domain=message.domain,
         descriptors=tuple(
-            _from_descriptor(descriptor, f"descriptors[{index}]", bounds)
-            for index, descriptor in enumerate(message.descriptors)
+            [
+                _from_descriptor(descriptor, f"descriptors[{index}]", bounds)
+                for index, descriptor in enumerate(message.descriptors)
+            ]
         ),
         hits_addend=message.hits_addend,
     )
@@ -58,13 +60,18 @@ def _from_descriptor(
         raise InvalidRequest(
             f"{path}.entries: {len(message.entries)} sent, at most {bounds.max_entries} allowed"
         )
-    for index, entry in enumerate(message.entries):
-        if not entry.key:
+    entries = tuple([(entry.key, entry.value) for entry in message.entries])
+    # A character is at most 4 bytes of UTF-8, so only long texts need to be measured.
+    longest = bounds.max_text_bytes // 4
+    for index, (key, value) in enumerate(entries):
+        if not key:
             raise InvalidRequest(f"{path}.entries[{index}].key: is empty")
-        _check_text(f"{path}.entries[{index}].key", entry.key, bounds)
-        _check_text(f"{path}.entries[{index}].value", entry.value, bounds)
+        if len(key) > longest:
+            _check_text(f"{path}.entries[{index}].key", key, bounds)
+        if len(value) > longest:
+            _check_text(f"{path}.entries[{index}].value", value, bounds)
     return Descriptor(
-        entries=tuple((entry.key, entry.value) for entry in message.entries),
+        entries=entries,
         override=_from_override(message, path) if message.HasField("limit") else None,
         hits_addend=message.hits_addend.value if message.HasField("hits_addend") else None,
         is_negative_hits=message.is_negative_hits,
@@ -81,6 +88,5 @@ def _from_override(message: ratelimit_pb2.RateLimitDescriptor, path: str) -> Ove
 
 
 def _check_text(path: str, text: str, bounds: RequestBounds) -> None:
-    # A character is at most 4 bytes of UTF-8, so only long texts need to be measured.
-    if len(text) * 4 > bounds.max_text_bytes and len(text.encode()) > bounds.max_text_bytes:
+    if len(text.encode()) > bounds.max_text_bytes:
         raise InvalidRequest(f"{path}: longer than {bounds.max_text_bytes} bytes of UTF-8")

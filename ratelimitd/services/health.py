@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from ratelimitd.services.policy_holder import PolicyHolder
 
+# The whole server; the reference server's name; and the service itself, as gRPC clients ask.
+SERVICE_NAMES = ("", "ratelimit", "envoy.service.ratelimit.v3.RateLimitService")
+
 
 @dataclass(slots=True, kw_only=True)
 class HealthState:
