@@ -8,13 +8,14 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ratelimitd import terminal
-from ratelimitd.errors import ConfigError, PolicyError
+from ratelimitd.errors import ConfigError, Finding, PolicyError
 from ratelimitd.policy.compile import CompileOptions, compile_policy
 from ratelimitd.policy.dump import to_table
 from ratelimitd.policy_source import DirectorySource
@@ -45,12 +46,14 @@ _DEV_OPTIONS = (
     options.ADMIN,
     options.LOG_LEVEL,
 )
+_VALIDATE_OPTIONS = (options.MERGE_DOMAINS, options.IGNORE_DOT_FILES, options.COUNT_ONLY_ADMITTED)
 
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
     context_settings=terminal.HELP_NAMES,
+    rich_markup_mode=None,  # whose tables cut long flags and names of variables
 )
 terminal.add_version(
     app, NAME, "A rate-limit service for Envoy. Its counters live in Redis or Valkey."
@@ -62,11 +65,21 @@ def main() -> None:
     sys.exit(terminal.run_app(app, NAME))
 
 
-def with_flags(chosen: Iterable[Option[Any]]) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Give a command a flag for each of `chosen`; it is called with texts by option name."""
+def with_flags(
+    chosen: Iterable[Option[Any]],
+    *,
+    defaults: Mapping[str, str] | None = None,
+    arguments: Iterable[inspect.Parameter] = (),
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Give a command a flag for each of `chosen`; it is called with texts by option name.
 
-    def decorate(command: Callable[[dict[str, str]], int]) -> Callable[..., int]:
-        def with_texts(**given: str | bool | None) -> int:
+    `defaults` are those of the command where they are not the option's; `arguments` come first,
+    and the command is called with their values too.
+    """
+
+    def decorate(command: Callable[..., int]) -> Callable[..., int]:
+        def with_texts(**given: Any) -> int:
+            values = [given[each.name] for each in arguments]
             flags = {
                 option.name: str(given[option.parameter]).lower()
                 if option.is_switch
@@ -74,25 +87,25 @@ def with_flags(chosen: Iterable[Option[Any]]) -> Callable[[Callable[..., int]], 
                 for option in chosen
                 if given[option.parameter] is not None
             }
-            return command(flags)
+            return command(*values, flags)
 
         with_texts.__doc__ = command.__doc__
         with_texts.__name__ = command.__name__
         with_texts.__signature__ = inspect.Signature(  # type: ignore[attr-defined] # what typer reads
-            [_to_parameter(option) for option in chosen]
+            [*arguments, *(_to_parameter(option, defaults or {}) for option in chosen)]
         )
         return with_texts
 
     return decorate
 
 
-def _to_parameter(option: Option[Any]) -> inspect.Parameter:
+def _to_parameter(option: Option[Any], defaults: Mapping[str, str]) -> inspect.Parameter:
     names = (f"{option.flag}/--no-{option.name}",) if option.is_switch else (option.flag,)
+    default = defaults.get(option.name, option.default_text)
     declared = typer.Option(
         *names,
-        help=option.help,
+        help=f"{option.help} ({f'default {default}; ' if default else ''}{option.variable})",
         metavar=None if option.is_switch else option.metavar,
-        rich_help_panel=option.panel,
         show_default=False,
     )
     kind = bool if option.is_switch else str
@@ -105,9 +118,15 @@ def _to_parameter(option: Option[Any]) -> inspect.Parameter:
 
 
 @app.command()
-@with_flags(_DEV_OPTIONS)
+@with_flags(
+    _DEV_OPTIONS,
+    defaults={
+        options.POLICY.name: f"./{DEV_POLICY_DIR}, or else a first policy to change",
+        options.DATA_DIR.name: f"./{DEV_DATA_DIR}",
+    },
+)
 def dev(flags: dict[str, str]) -> int:
-    """Try it: an embedded store in ./.ratelimitd, readable logs, all defaults."""
+    """Try it here: embedded store, all defaults."""
     flags = {
         options.DATA_DIR.name: DEV_DATA_DIR,
         options.LOG_FORMAT.name: "text",
@@ -126,17 +145,27 @@ def dev(flags: dict[str, str]) -> int:
 @app.command()
 @with_flags(OPTIONS)
 def serve(flags: dict[str, str]) -> int:
-    """Serve a policy to Envoy. Every flag has a variable: --log-level is RATELIMITD_LOG_LEVEL."""
+    """Serve a policy to Envoy. Each flag has the variable in parentheses; a flag wins over it."""
     return _run(flags, os.environ)
 
 
 @app.command()
-def validate(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of policy files.")],
-) -> int:
-    """Check every policy file: all errors with file:line:column, or the compiled limits."""
+@with_flags(
+    _VALIDATE_OPTIONS,
+    arguments=[
+        inspect.Parameter(
+            "directory",
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=Annotated[
+                Path, typer.Argument(metavar="DIR", help="Directory of policy files.")
+            ],
+        )
+    ],
+)
+def validate(directory: Path, flags: dict[str, str]) -> int:
+    """Check a policy: all errors with positions, or its limits."""
     try:
-        settings = load_policy_settings({options.POLICY.name: str(directory)}, os.environ)
+        settings = load_policy_settings({**flags, options.POLICY.name: str(directory)}, os.environ)
     except ConfigError as error:
         terminal.complain(NAME, str(error).splitlines())
         return terminal.EXIT_USAGE
@@ -149,21 +178,26 @@ def validate(
             ),
         )
     except PolicyError as error:
-        lines = str(error).splitlines()
-        terminal.complain(
-            NAME, [*lines, f"{_count(len(lines), 'error')}; nothing of it would be served"]
-        )
+        _show_findings(directory, "", error.findings)
+        found = terminal.count(len(error.findings), "error")
+        terminal.complain(NAME, [f"{found}; nothing of it would be served"])
         return terminal.EXIT_FAILED
     except ConfigError as error:
         terminal.complain(NAME, str(error).splitlines())
         return terminal.EXIT_FAILED
-    for warning in compiled.warnings:
-        terminal.complain(NAME, [f"warning: {warning}"])
-    typer.echo("\n".join(to_table(compiled.policy)))
-    typer.echo(
-        f"\nNo errors. {_count(len(compiled.policy.domains), 'domain')}, {compiled.policy.revision}"
-    )
+    _show_findings(directory, "warning: ", compiled.warnings)
+    typer.echo("\n".join(map(terminal.printable, to_table(compiled.policy))))
+    domains = terminal.count(len(compiled.policy.domains), "domain")
+    typer.echo(f"\nNo errors. {domains}, {compiled.policy.revision}")
     return 0
+
+
+def _show_findings(directory: Path, kind: str, findings: Iterable[Finding]) -> None:
+    """Write each finding with a path that an editor can open, and nothing before it."""
+    root = directory if directory.is_dir() else directory.parent
+    for finding in findings:
+        at = replace(finding, file=str(root / finding.file), message=f"{kind}{finding.message}")
+        terminal.complain_plainly(str(at))
 
 
 def _run(flags: Mapping[str, str], environ: Mapping[str, str], *, is_dev: bool = False) -> int:
@@ -197,11 +231,6 @@ def _find_or_write_policy() -> Path:
         directory.mkdir(parents=True, exist_ok=True)
         starter.write_text(STARTER_POLICY, encoding="utf-8")
     return directory
-
-
-def _count(number: int, noun: str) -> str:
-    """Return `1 error` or `2 errors`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 if __name__ == "__main__":

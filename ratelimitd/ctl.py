@@ -37,10 +37,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
     context_settings=terminal.HELP_NAMES,
+    rich_markup_mode=None,  # as in cli.py
 )
 terminal.add_version(app, NAME, "Asks a running ratelimitd.")
 
-_PANEL = "Connection"
 Domain = Annotated[str, typer.Option("--domain", metavar="NAME", help="The policy's domain.")]
 Descriptors = Annotated[
     list[str],
@@ -54,7 +54,7 @@ Hits = Annotated[str, typer.Option("--hits", metavar="N", help="The cost.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 Address = Annotated[
     str,
-    typer.Option("--address", metavar="HOST:PORT", help="Or unix:PATH.", rich_help_panel=_PANEL),
+    typer.Option("--address", metavar="HOST:PORT", help="Or unix:PATH."),
 ]
 Timeout = Annotated[
     float,
@@ -64,31 +64,27 @@ Timeout = Annotated[
         min=0.001,
         max=3600,
         help="How long to wait for the answer.",
-        rich_help_panel=_PANEL,
     ),
 ]
 Tls = Annotated[
     bool,
-    typer.Option("--tls", help="Speak TLS; so do --ca and --cert.", rich_help_panel=_PANEL),
+    typer.Option("--tls", help="Speak TLS; so do --ca and --cert."),
 ]
 Ca = Annotated[
     Path | None,
-    typer.Option("--ca", metavar="FILE", help="Whom to trust.", rich_help_panel=_PANEL),
+    typer.Option("--ca", metavar="FILE", help="Whom to trust."),
 ]
 Cert = Annotated[
     Path | None,
-    typer.Option("--cert", metavar="FILE", help="Our certificate.", rich_help_panel=_PANEL),
+    typer.Option("--cert", metavar="FILE", help="Our certificate."),
 ]
-Key = Annotated[
-    Path | None, typer.Option("--key", metavar="FILE", help="Its key.", rich_help_panel=_PANEL)
-]
+Key = Annotated[Path | None, typer.Option("--key", metavar="FILE", help="Its key.")]
 ServerName = Annotated[
     str | None,
     typer.Option(
         "--server-name",
         metavar="NAME",
         help="Name in the server's certificate, if not the host.",
-        rich_help_panel=_PANEL,
     ),
 ]
 

@@ -36,13 +36,9 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
         return EXIT_USAGE
     _escape_what_stdout_lacks()
     try:
-        code = app(given, prog_name=name, standalone_mode=False)
+        code = _call(app, name, given)
         if sys.stdout is not None:
             sys.stdout.flush()
-    except typer.Abort:
-        return EXIT_INTERRUPTED
-    except _USAGE_ERROR as error:
-        return _show_usage_error(error, name)
     except BrokenPipeError:
         # Whoever read our output has gone; there is nobody to tell.
         sys.stderr.close()
@@ -53,7 +49,7 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
         _forget_stdout()
         complain(name, [f"cannot write the output: {error.strerror}"])
         return EXIT_FAILED
-    return code if isinstance(code, int) else 0
+    return code
 
 
 def complain(name: str, lines: Iterable[str]) -> None:
@@ -98,6 +94,16 @@ def add_version(app: typer.Typer, name: str, help_text: str) -> None:
     ) -> None: ...
 
 
+def _call(app: typer.Typer, name: str, arguments: Sequence[str]) -> int:
+    try:
+        code = app(arguments, prog_name=name, standalone_mode=False)
+    except typer.Abort:
+        return EXIT_INTERRUPTED
+    except _USAGE_ERROR as error:
+        return _show_usage_error(error, name)
+    return code if isinstance(code, int) else 0
+
+
 def _first_not_utf8(arguments: Sequence[str]) -> str:
     """Return the name of the first argument whose bytes are no text, or nothing."""
     for index, argument in enumerate(arguments):
@@ -131,6 +137,8 @@ def _show_usage_error(error: Exception, name: str) -> int:
     command = context.command_path if context else name
     message = " ".join(str(getattr(error, "format_message", lambda: error)()).split())
     if not message or type(error).__name__ == "NoArgsIsHelpError":
+        if context:
+            typer.echo(context.get_help())
         message = "a command is missing"
     complain(command, [f"{message.rstrip('.')} (see `{command} --help`)"])
     return EXIT_USAGE

@@ -106,7 +106,7 @@ def _read_file(root: MapNode, report: Report, state: _State) -> None:
             root.key("domain"),
             "domain",
             f"{quote(name)} is already the domain of {draft.position}; "
-            "use one file, or turn on MERGE_DOMAIN_CONFIG",
+            "use one file, or turn on --merge-domains (MERGE_DOMAIN_CONFIG)",
         )
         draft = None  # the rest of this file is checked on its own
     if draft is None:

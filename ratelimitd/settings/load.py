@@ -4,6 +4,7 @@ All problems are told at once, one line for each; a secret is never repeated.
 """
 
 from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 
 from ratelimitd.decisions.options import DecisionOptions
@@ -166,6 +167,7 @@ def _listen(values: Values, warnings: list[str]) -> ListenSettings:
                 f"{source}: {admin} can be reached by others and asks nobody who they are; use "
                 "127.0.0.1:8082 or unix:PATH, or add --insecure-admin"
             )
+    _check_places(values)
     return ListenSettings(
         grpc=values.get(options.GRPC),
         http=values.get(options.HTTP),
@@ -178,6 +180,31 @@ def _listen(values: Values, warnings: list[str]) -> ListenSettings:
         connection_age_grace_ms=max(1, values.get(options.CONNECTION_AGE_GRACE) // 1000),
         drain_grace_s=values.get(options.DRAIN_GRACE) / 1e6,
     )
+
+
+def _check_places(values: Values) -> None:
+    """Find two ports that would be opened at one place."""
+    ports = (options.GRPC, options.HTTP, options.ADMIN, options.METRICS)
+    places = [(values.source(port), values.get(port)) for port in ports]
+    for (source, place), (other_source, other) in combinations(places, 2):
+        if place is not None and other is not None and _overlap(place, other):
+            values.problems.append(
+                f"{source} and {other_source} are both {place}; give each a port of its own"
+                if place == other
+                else f"{source} ({place}) and {other_source} ({other}) overlap; "
+                "give each a port of its own"
+            )
+
+
+def _overlap(one: ListenAddress, other: ListenAddress) -> bool:
+    """Tell whether only one of both can be opened; an IPv6 :: also takes IPv4."""
+    if isinstance(one, UnixAddress) or isinstance(other, UnixAddress):
+        return one == other
+    if one.port != other.port or one.port == 0:
+        return False
+    hosts = {one.host, other.host}
+    is_ipv4 = not any(":" in host for host in hosts)
+    return len(hosts) == 1 or "::" in hosts or (options.EVERY_ADDRESS in hosts and is_ipv4)
 
 
 def _tls(values: Values) -> TlsFiles | None:

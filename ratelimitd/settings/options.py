@@ -42,7 +42,7 @@ def _duration(name: str, text: str, default_us: int, panel: str) -> Option[int]:
         help=text,
         parse=values.parse_duration_us,
         default=default_us,
-        metavar="DURATION",
+        metavar=DURATION,
         panel=panel,
     )
 
@@ -80,7 +80,7 @@ POLICY = _path(
 )
 IGNORE_DOT_FILES = Option(
     name="ignore-dot-files",
-    help="Skip files whose name starts with a dot; the default, but for RUNTIME_ROOT.",
+    help="Skip files whose name starts with a dot; off by default for RUNTIME_ROOT.",
     parse=values.parse_bool,
     default=True,
     metavar="BOOL",
@@ -105,7 +105,7 @@ HEALTHY_WITH_POLICY = _switch(
 STORE = Option[str | None](
     name="store",
     help="'embedded', or the URL of a Redis or Valkey: redis://, rediss://, unix://.",
-    parse=values.parse_text,
+    parse=values.parse_store,
     default=None,
     metavar="embedded|URL",
     panel=STORE_PANEL,

@@ -82,6 +82,7 @@ class Values:
 
 def collect(flags: Mapping[str, str], environ: Mapping[str, str]) -> Given:
     """Return the text that counts for each option that anybody set."""
+    environ, problems = _readable(environ)
     upstream = read_upstream(environ)
     texts = {**upstream.texts, **_ours(flags, environ)}
     warnings = [
@@ -89,7 +90,21 @@ def collect(flags: Mapping[str, str], environ: Mapping[str, str]) -> Given:
         *_unknown_variables(environ),
         *_keep_store_together(texts, environ),
     ]
-    return Given(texts, upstream.problems, warnings)
+    return Given(texts, [*problems, *upstream.problems], warnings)
+
+
+def _readable(environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return the variables that are text, and a problem for each of ours that is not."""
+    known = UPSTREAM_BY_NAME.keys() | {option.variable for option in OPTIONS}
+    readable, problems = {}, []
+    for name, text in environ.items():
+        try:
+            f"{name}{text}".encode()
+            readable[name] = text
+        except UnicodeEncodeError:
+            if name in known:
+                problems.append(f"{name}: is not UTF-8")
+    return readable, problems
 
 
 def _ours(flags: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, Text]:

@@ -11,7 +11,7 @@ from ratelimitd.settings import options
 from ratelimitd.settings.option import Option
 from ratelimitd.settings.upstream_store import RedisVariables, to_store_url
 from ratelimitd.settings.upstream_table import UPSTREAM_VARIABLES, Fate, UpstreamVariable
-from ratelimitd.settings.values import FALSE_TEXTS, parse_bool
+from ratelimitd.settings.values import FALSE_TEXTS, parse_bool, parse_port
 
 DEFAULT_RUNTIME_ROOT = "/srv/runtime_data/current"
 DEFAULT_APPDIRECTORY = "config"
@@ -89,6 +89,14 @@ class _Reader:
             self.found.problems.append(f"{name}={text}: {error}")
             return False
 
+    def port(self, name: str, default: int) -> int:
+        text = self.text(name)
+        try:
+            return parse_port(text) if text else default
+        except ValueError as error:
+            self.found.problems.append(f"{name}={text}: {error}")
+            return default
+
     def first_set(self, *names: str) -> str | None:
         return next((name for name in names if self.text(name)), None)
 
@@ -105,7 +113,7 @@ def _listen(read: _Reader) -> _Texts:
             name = read.text(host, options.EVERY_ADDRESS)
             name = f"[{name}]" if ":" in name and not name.startswith("[") else name
             default_port = option.default.port  # type: ignore[union-attr] # both defaults are TCP
-            yield option.name, Text(source, f"{name}:{read.text(port, str(default_port))}")
+            yield option.name, Text(source, f"{name}:{read.port(port, default_port)}")
     if path := read.text("GRPC_UDS"):
         yield options.GRPC.name, Text("GRPC_UDS", f"unix:{path}")
 
@@ -120,8 +128,9 @@ def _tls(read: _Reader) -> _Texts:
     if read.is_true("GRPC_SERVER_USE_TLS"):
         missing = [name for _, name in pairs[:2] if not read.text(name)]
         if missing:
+            are = "is" if len(missing) == 1 else "are"
             read.found.problems.append(
-                f"GRPC_SERVER_USE_TLS is true and {' and '.join(missing)} is not set: "
+                f"GRPC_SERVER_USE_TLS is true and {' and '.join(missing)} {are} not set: "
                 "name the files of our certificate and its key"
             )
         yield from _set_ones(read, pairs)

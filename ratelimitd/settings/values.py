@@ -66,6 +66,13 @@ def parse_text(text: str) -> str:
     return text
 
 
+def parse_store(text: str) -> str:
+    """Return where the store is; the store's own parser reads a URL."""
+    if not text:
+        raise ValueError("write embedded, or the URL of a Redis or Valkey like redis://host:6379")
+    return text
+
+
 def parse_path(text: str) -> Path:
     """Return a path; whether it exists is for its user to find out."""
     if not text or "\0" in text:

@@ -8,6 +8,7 @@ import pytest
 
 from ratelimitd import cli, ctl, terminal
 from ratelimitd.errors import ConfigError
+from ratelimitd.settings.options import OPTIONS
 from tests.support.children import free_ports
 from tests.support.daemon import clean_environment
 
@@ -122,8 +123,8 @@ def test_validate_tells_every_error_of_every_file(run: Run, tmp_path: Path) -> N
 
     assert code == 1
     assert output == ""
-    assert any(line.startswith("ratelimitd: a.yaml:5:") for line in errors)
-    assert any(line.startswith("ratelimitd: b.yaml:") for line in errors)
+    assert any(line.startswith(f"{tmp_path}/a.yaml:5:") for line in errors)
+    assert any(line.startswith(f"{tmp_path}/b.yaml:") for line in errors)
     assert errors[-1].endswith("nothing of it would be served")
 
 
@@ -144,6 +145,52 @@ def test_validate_reads_files_as_the_daemon_would(
     monkeypatch.setenv("MERGE_DOMAIN_CONFIG", "true")
 
     assert run("ratelimitd", "validate", str(tmp_path))[0] == 0
+
+
+def test_validate_takes_the_flags_that_change_what_files_mean(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(GOOD)
+    (tmp_path / ".b.yaml").write_text(GOOD.replace("/login", "/logout"))
+
+    one, _, _ = run("ratelimitd", "validate", str(tmp_path))
+    two, errors, _ = run("ratelimitd", "validate", "--no-ignore-dot-files", str(tmp_path))
+    merged, _, table = run(
+        "ratelimitd", "validate", str(tmp_path), "--no-ignore-dot-files", "--merge-domains"
+    )
+
+    assert (one, two, merged) == (0, 1, 0)
+    assert "or turn on --merge-domains (MERGE_DOMAIN_CONFIG)" in errors[0]
+    assert "/logout" in table
+
+
+def test_validate_of_one_file_names_its_path(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "a.yaml").write_text(GOOD + "unknown: 1\n")
+    monkeypatch.chdir(tmp_path)
+
+    _, of_directory, _ = run("ratelimitd", "validate", "p")
+    _, of_file, _ = run("ratelimitd", "validate", "p/a.yaml")
+
+    assert of_directory == of_file
+    assert of_file[0].startswith("p/a.yaml:6:1: unknown: ")
+
+
+@pytest.mark.parametrize("name", ["policy", "data-dir", "grpc", "store-timeout", "log-level"])
+def test_help_of_serve_has_variables_and_defaults(run: Run, name: str) -> None:
+    (option,) = (option for option in OPTIONS if option.name == name)
+
+    _, _, output = run("ratelimitd", "serve", "--help")
+
+    words = " ".join(output.split())
+    default = f"default {option.default_text}; " if option.default_text else ""
+    assert f"({default}{option.variable})" in words
+
+
+def test_help_of_dev_has_its_own_defaults(run: Run) -> None:
+    _, _, output = run("ratelimitd", "dev", "--help")
+
+    assert "(default ./.ratelimitd; RATELIMITD_DATA_DIR)" in " ".join(output.split())
 
 
 @pytest.mark.parametrize("command", ["hit", "peek", "explain"])

@@ -74,10 +74,13 @@ def test_stdout_without_the_character_shows_an_escape() -> None:
     assert done.stdout == b"caf\\xe9\n"
 
 
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ()])
 @pytest.mark.parametrize("tool", ["ratelimitd", "ratelimitctl"])
-def test_stdout_that_cannot_be_written_is_exit_1_and_one_line(tool: str) -> None:
+def test_stdout_that_cannot_be_written_is_exit_1_and_one_line(
+    tool: str, arguments: tuple[str, ...]
+) -> None:
     with Path("/dev/full").open("wb") as full:
-        done = run(tool, "--help", out=full.fileno())
+        done = run(tool, *arguments, out=full.fileno())
 
     assert done.returncode == 1
     assert done.stderr.decode() == f"{tool}: cannot write the output: No space left on device\n"

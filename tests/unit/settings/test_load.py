@@ -110,6 +110,22 @@ def test_every_flag_is_tested() -> None:
     assert set(FLAGS) == {option.name for option in OPTIONS}
 
 
+@pytest.mark.parametrize("name", sorted(set(FLAGS) - {"key-prefix", "region"}))
+def test_empty_flag_is_one_line(name: str) -> None:
+    flags = {**LEAST, **BESIDE.get(name, {}), name: ""}
+
+    (line,) = problems(flags, {})
+
+    assert line.startswith(f"--{name}: ")
+
+
+@pytest.mark.parametrize("name", ["key-prefix", "region"])
+def test_flag_that_may_be_empty_is_read(name: str) -> None:
+    _, read, _, _ = FLAGS[name]
+
+    assert read(load_settings({**LEAST, name: ""}, {})) == ""
+
+
 @pytest.mark.parametrize("name", FLAGS)
 def test_flag_is_read(name: str) -> None:
     text, read, expected, _ = FLAGS[name]
@@ -265,3 +281,62 @@ def test_tls_files_and_endpoint_are_what_was_named() -> None:
 
     assert settings.listen.tls == TlsFiles(certificate=Path("/c"), key=Path("/k"))
     assert settings.store.address.endpoints == (Endpoint(host="redis", port=6379),)
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (
+            {"grpc": ":9000", "http": ":9000"},
+            "--grpc and --http are both 0.0.0.0:9000; give each a port of its own",
+        ),
+        (
+            {"http": "unix:/a", "admin": "unix:/a"},
+            "--http and --admin are both unix:/a; give each a port of its own",
+        ),
+        (
+            {"http": ":80", "admin": "127.0.0.1:80"},
+            "--http (0.0.0.0:80) and --admin (127.0.0.1:80) overlap; give each a port of its own",
+        ),
+        (
+            {"metrics": "[::]:8081"},
+            "--grpc (0.0.0.0:8081) and --metrics ([::]:8081) overlap; give each a port of its own",
+        ),
+    ],
+)
+def test_two_ports_at_one_place_are_refused(flags: dict[str, str], line: str) -> None:
+    assert problems({**LEAST, **flags}, {}) == [line]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"grpc": "127.0.0.1:0", "http": "127.0.0.1:0"},
+        {"http": "0.0.0.0:9", "metrics": "[::1]:9"},
+        {"http": "10.0.0.1:9", "metrics": "10.0.0.2:9"},
+    ],
+)
+def test_ports_at_different_places_are_fine(flags: dict[str, str]) -> None:
+    load_settings({**LEAST, **flags}, {})
+
+
+def test_variable_that_is_not_utf8_is_one_line() -> None:
+    environ = {"RATELIMITD_REGION": "\udcff", "REDIS_URL": "\udcff", "ELSEWHERE": "\udcff"}
+
+    assert problems(LEAST, environ) == [
+        "RATELIMITD_REGION: is not UTF-8",
+        "REDIS_URL: is not UTF-8",
+    ]
+
+
+def test_default_is_shown_as_it_is_typed() -> None:
+    shown = {option.name: option.default_text for option in OPTIONS}
+
+    assert shown["store-timeout"] == "250ms"
+    assert shown["connection-age"] == "24h"
+    assert shown["data-dir"] == "/var/lib/ratelimitd"
+    assert shown["ignore-dot-files"] == "on"
+    assert shown["shadow-mode"] == shown["region"] == shown["store"] == ""
+    for option in OPTIONS:
+        if option.default_text and not option.is_switch:
+            assert option.parse(option.default_text) == option.default

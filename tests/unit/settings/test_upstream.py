@@ -191,6 +191,12 @@ def test_bad_value_is_one_line_that_names_the_variable(name: str) -> None:
     assert line.startswith(name)
 
 
+def test_bad_port_says_what_a_port_is() -> None:
+    assert problems(FLAGS, {**STORE, "GRPC_PORT": "abc"}) == [
+        "GRPC_PORT=abc: write a whole number from 0 to 65535"
+    ]
+
+
 @pytest.mark.parametrize("name", HONOURED)
 def test_honoured_variable_makes_no_warning(name: str) -> None:
     beside, text, _, _ = HONOURED[name]
@@ -291,7 +297,7 @@ def test_tls_files_without_use_tls_leave_the_port_as_it_was_and_say_so() -> None
 def test_use_tls_without_files_is_refused() -> None:
     (line,) = problems(FLAGS, {**STORE, "GRPC_SERVER_USE_TLS": "true"})
 
-    assert "GRPC_SERVER_TLS_CERT and GRPC_SERVER_TLS_KEY is not set" in line
+    assert "GRPC_SERVER_TLS_CERT and GRPC_SERVER_TLS_KEY are not set" in line
 
 
 def test_empty_appdirectory_means_the_directory_itself() -> None:
