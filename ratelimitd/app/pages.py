@@ -39,6 +39,7 @@ def pages(
     return HttpPages(
         should_rate_limit=observed(json_call, "json", telemetry),
         health=engine.health,
+        on_disconnect=lambda: telemetry.observe_call("json", "DISCONNECTED", 0.0),
         metrics=metrics,
         policy=lambda: policy_page(service.holder),
         rlconfig=lambda: rlconfig_page(service.holder),

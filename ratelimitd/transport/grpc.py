@@ -19,6 +19,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
+from ratelimitd.defects import DefectLog
 from ratelimitd.errors import ConfigError, InvalidRequest
 from ratelimitd.services.context import CallContext
 from ratelimitd.transport import sockets
@@ -148,8 +149,11 @@ class _UnaryHandlers(grpc.GenericRpcHandler):
     """Finds the method of a path."""
 
     def __init__(self, methods: Sequence[UnaryMethod], observe_call: ObserveCall) -> None:
+        defects = DefectLog(_log)
         self._handlers: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-            method.path: grpc.unary_unary_rpc_method_handler(_to_behaviour(method, observe_call))
+            method.path: grpc.unary_unary_rpc_method_handler(
+                _to_behaviour(method, observe_call, defects)
+            )
             for method in methods
         }
 
@@ -159,7 +163,7 @@ class _UnaryHandlers(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
 
-def _to_behaviour(method: UnaryMethod, observe_call: ObserveCall) -> Any:
+def _to_behaviour(method: UnaryMethod, observe_call: ObserveCall, defects: DefectLog) -> Any:
     async def behaviour(data: bytes, call: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
         start_s = time.monotonic()
         code = "CANCELLED"
@@ -169,7 +173,7 @@ def _to_behaviour(method: UnaryMethod, observe_call: ObserveCall) -> Any:
             code = "OK"
             return answer.SerializeToString()
         except Exception as error:  # noqa: BLE001 - the edge: whatever a service raises is answered
-            status, message = _to_status(error, method)
+            status, message = _to_status(error, method, defects)
             code = status.name
             await call.abort(status, message)
         finally:
@@ -189,12 +193,14 @@ def _parse(kind: type[Message], data: bytes) -> Message:
         raise InvalidRequest(f"the request is not a readable {kind.DESCRIPTOR.name}") from error
 
 
-def _to_status(error: Exception, method: UnaryMethod) -> tuple[grpc.StatusCode, str]:
+def _to_status(
+    error: Exception, method: UnaryMethod, defects: DefectLog
+) -> tuple[grpc.StatusCode, str]:
     answer = to_answer(error)
     if answer is None:
         error_id = new_error_id()
         answer = to_internal(error_id)
-        _log.error("%s failed, error id %s", method.path, error_id, exc_info=error)
+        defects.record(error, "%s failed, error id %s", method.path, error_id)
     return grpc.StatusCode[answer.status.name], answer.message
 
 

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from google.protobuf.json_format import MessageToJson, Parse, ParseError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd._proto.pool import POOL
+from ratelimitd.defects import DefectLog
 from ratelimitd.errors import InvalidRequest
 from ratelimitd.services.context import CallContext
 from ratelimitd.services.health import HealthState
@@ -28,8 +29,8 @@ from ratelimitd.transport.errors import new_error_id, to_answer, to_internal
 
 _log = logging.getLogger(__name__)
 
-# As much as a gRPC request may have, with room for the names that JSON repeats.
-MAX_BODY_BYTES = 256 * 1024
+# As much as a gRPC request may have; a request within its bounds is far smaller, also in JSON.
+MAX_BODY_BYTES = 64 * 1024
 # A body that has not come by then is not coming.
 BODY_TIMEOUT_S = 5.0
 MAX_NESTING = 32
@@ -45,11 +46,13 @@ ShouldRateLimit = Callable[
 class HttpPages:
     """What the HTTP port shows.
 
-    `metrics` takes the Accept header, returns a body and its type, and runs in a thread.
+    `on_disconnect` is told of a caller that left before its request was here. `metrics` takes the
+    Accept header, returns a body and its type, and runs in a thread.
     """
 
     should_rate_limit: ShouldRateLimit
     health: HealthState
+    on_disconnect: Callable[[], None] = lambda: None
     metrics: Callable[[str], tuple[bytes, str]]
     policy: Callable[[], str]
     rlconfig: Callable[[], str]
@@ -77,7 +80,7 @@ def http_app(pages: HttpPages) -> Starlette:
 
     return Starlette(
         routes=[
-            Route("/json", _JsonPage(pages.should_rate_limit)),
+            Route("/json", _JsonPage(pages.should_rate_limit, pages.on_disconnect)),
             Route("/healthz", healthz),
             Route("/healthcheck", healthcheck),
             _metrics_route("/metrics", pages.metrics),
@@ -104,11 +107,20 @@ def _metrics_route(path: str, metrics: Callable[[str], tuple[bytes, str]]) -> Ro
 class _JsonPage:
     """POST /json, and with any other method too, as the reference server has it."""
 
-    def __init__(self, should_rate_limit: ShouldRateLimit) -> None:
+    def __init__(
+        self, should_rate_limit: ShouldRateLimit, on_disconnect: Callable[[], None]
+    ) -> None:
         self._should_rate_limit = should_rate_limit
+        self._on_disconnect = on_disconnect
+        self._defects = DefectLog(_log)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self._answer(Request(scope, receive))
+        try:
+            response = await self._answer(Request(scope, receive))
+        except ClientDisconnect:
+            # Nobody is there to be answered, and nothing was asked.
+            self._on_disconnect()
+            return
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
@@ -116,8 +128,10 @@ class _JsonPage:
             message = _parse(await _read_body(request))
             context = CallContext(trace_parent=request.headers.get("traceparent"))
             answer = await self._should_rate_limit(message, context)
+        except ClientDisconnect:
+            raise
         except Exception as error:  # noqa: BLE001 - the edge: whatever a service raises is answered
-            return _to_error_response(error)
+            return _to_error_response(error, self._defects)
         return Response(
             MessageToJson(answer, indent=None, descriptor_pool=POOL),
             _HTTP_CODES.get(answer.overall_code, 500),
@@ -162,11 +176,11 @@ def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)[:300]
 
 
-def _to_error_response(error: Exception) -> Response:
+def _to_error_response(error: Exception, defects: DefectLog) -> Response:
     answer = to_answer(error)
     if answer is None:
         error_id = new_error_id()
         answer = to_internal(error_id)
-        _log.error("/json failed, error id %s", error_id, exc_info=error)
+        defects.record(error, "/json failed, error id %s", error_id)
     title = "Bad Request" if answer.http == 400 else "Internal Server Error"  # noqa: PLR2004 - the table has these two
     return PlainTextResponse(f"{title}\n{answer.message}\n", answer.http)

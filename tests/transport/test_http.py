@@ -124,7 +124,7 @@ async def test_json_answers_500_to_unknown_and_to_a_defect(
         b'{"hitsAddend": 4294967296}',
         b'{"domain": "a", "domain": "b"}',
         b"[" * 50_000,
-        b'{"descriptors": [' * 10_000,
+        b'{"descriptors": [' * 3_000,
     ],
 )
 async def test_json_answers_400_with_a_reason_to_a_bad_body(
