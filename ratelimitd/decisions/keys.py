@@ -21,9 +21,8 @@ import hmac
 import re
 from binascii import crc_hqx
 from collections.abc import Iterable, Sequence
-from enum import StrEnum
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from zlib import crc32
 
 from ratelimitd.policy.model import Algorithm
@@ -47,19 +46,19 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.:/@,;&?+$*()\[\]<>'\"^-]*")
 _HASH_LETTER = "h"
 
 
-class PartKind(StrEnum):
-    """What stands after an entry's key; the value is the separator."""
+class PartKind:
+    """What stands after an entry's key; plain texts, because keys are made for each request."""
 
-    VALUE = "="
-    PATTERN = "~"
-    SECRET = "#"  # noqa: S105 - a separator
+    VALUE: Final = "="
+    PATTERN: Final = "~"
+    SECRET: Final = "#"  # noqa: S105 - a separator
 
 
 class KeyPart(NamedTuple):
     """One entry as the counter sees it; a SECRET part carries the fingerprint, not the value."""
 
     key: str
-    kind: PartKind
+    kind: str
     text: str
 
 

@@ -8,7 +8,6 @@ Rules:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -50,8 +49,7 @@ class DescriptorPlan(NamedTuple):
     check: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """One request, ready to be decided.
 
     `passing_quota` counts quota descriptors that pass without the store: with one, an

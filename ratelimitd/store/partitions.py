@@ -10,7 +10,7 @@ Rules:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ratelimitd.decisions.keys import partition_of
 from ratelimitd.decisions.plan import CheckResult, Plan, Reply
@@ -83,7 +83,7 @@ def merge(
 
 def _part_of(plan: Plan, indexes: Sequence[int]) -> Plan:
     checks = tuple(plan.checks[index] for index in indexes)
-    return replace(plan, checks=checks, passing_quota=plan.passing_quota + 1)
+    return plan._replace(checks=checks, passing_quota=plan.passing_quota + 1)
 
 
 def _error_of(errors: Sequence[StoreError], *, is_part_answered: bool) -> StoreError:
