@@ -23,7 +23,7 @@ from ratelimitd.settings.sources import Values, collect
 from ratelimitd.settings.upstream import Text
 from ratelimitd.settings.upstream_table import UPSTREAM_BY_NAME
 from ratelimitd.store.address import AddressOptions, parse_address
-from ratelimitd.transport.listen import TlsFiles, is_private
+from ratelimitd.transport.listen import ListenAddress, TlsFiles, UnixAddress, is_private
 
 _STORE_IS_MISSING = (
     "--store is missing: name the Redis or Valkey that all daemons share (or set REDIS_URL); "

@@ -7,7 +7,7 @@ and the tests read this table, so that none of them can forget one.
 from pathlib import Path
 
 from ratelimitd.settings import values
-from ratelimitd.settings.option import Option
+from ratelimitd.settings.option import DURATION, Option
 from ratelimitd.settings.values import LogLevel, MetricsCompat
 from ratelimitd.telemetry.logs import LogFormat
 from ratelimitd.transport.listen import ListenAddress, TcpAddress
