@@ -16,15 +16,17 @@ FLEET_MEAN_RATE = 3.0 * FLEET_CONNECTIONS
 # The case that others are compared with.
 MAIN = "fixed_window"
 YARDSTICK = "grpcio"
+# Values of --data-plane; without that flag a daemon has grpcio only.
+H2, GRPCIO = "h2", "grpcio"
 BARE_KEYS = 1_000
 BARE_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSpec:
-    """How the daemon is started; `data_plane` "" is its default, a `tag` asks for a fresh one."""
+    """How the daemon is started; a `tag` asks for a fresh one."""
 
-    data_plane: str = ""
+    data_plane: str = H2
     workers: int = 1
     has_tls: bool = False
     on_cluster: bool = False
@@ -199,5 +201,5 @@ CASES: Sequence[Case] = (
     _like_main("workers_2", _SERVER, "2 workers", server=ServerSpec(workers=2)),
     _like_main("tls", _SERVER, "TLS", server=ServerSpec(has_tls=True)),
     _like_main("cluster", _SERVER, "Cluster of 3 nodes", server=ServerSpec(on_cluster=True)),
-    _like_main(YARDSTICK, _SERVER, "--data-plane grpcio", server=ServerSpec(data_plane="grpcio")),
+    _like_main(YARDSTICK, _SERVER, "--data-plane grpcio", server=ServerSpec(data_plane=GRPCIO)),
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from bench.cases import ServerSpec
+from bench.cases import GRPCIO, ServerSpec
 from bench.decisions import POLICY
 from bench.pins import Pins, pinned_to
 from bench.stores import Store
@@ -41,8 +41,8 @@ class Abilities:
 
     def missing_for(self, server: ServerSpec) -> str:
         """Return why a server cannot be started as asked; "" if it can."""
-        if server.data_plane and not self.has_data_plane:
-            return f"skipped: no --data-plane {server.data_plane} here, every row is grpcio"
+        if server.data_plane == GRPCIO and not self.has_data_plane:
+            return "skipped: no --data-plane here, every row is grpcio"
         if server.workers > 1 and not self.has_workers:
             return f"skipped: no --workers {server.workers} here yet"
         return ""
@@ -75,7 +75,7 @@ def read_help(text: str) -> Abilities:
 def serving(server: ServerSpec, store: Store, directory: Path, pins: Pins) -> Iterator[Served]:
     """Run a daemon as `server` says until the block ends."""
     flags = ["--log-level", "warning"]
-    if server.data_plane:
+    if abilities().has_data_plane:
         flags += ["--data-plane", server.data_plane]
     if server.workers > 1:
         flags += ["--workers", str(server.workers)]

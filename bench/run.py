@@ -136,7 +136,7 @@ class _Bench:
             for case in cases:
                 if case.name not in self._results.runs:
                     self._note(case, f"failed: {str(error).splitlines()[0]}")
-            self._say("\n".join([str(error), *dict.fromkeys(getattr(error, "__notes__", ()))]))
+            self._say(_told(error))
 
     @contextmanager
     def _served(self, server: ServerSpec, store: Store) -> Iterator[Served]:
@@ -211,6 +211,15 @@ class _Bench:
 
     def _say(self, text: str) -> None:
         self._progress.console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def _told(error: BaseException) -> str:
+    """Return an error with its notes, each once: what a child printed stands in many of them."""
+    text = str(error)
+    for note in getattr(error, "__notes__", ()):
+        if note not in text:
+            text += f"\n{note}"
+    return text
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from bench.cases import BARE, CASES, MAIN, ServerSpec, select
+from bench.cases import BARE, CASES, GRPCIO, MAIN, ServerSpec, select
 from bench.clients import split
 from bench.daemons import Abilities, read_help
 from bench.h2load import read_output
@@ -89,7 +89,7 @@ def test_abilities_are_what_the_help_says() -> None:
 def test_missing_abilities_skip_a_server() -> None:
     nothing = Abilities(has_data_plane=False, has_workers=False)
     everything = Abilities(has_data_plane=True, has_workers=True)
-    for server in (ServerSpec(data_plane="grpcio"), ServerSpec(workers=2)):
+    for server in (ServerSpec(data_plane=GRPCIO), ServerSpec(workers=2)):
         assert nothing.missing_for(server).startswith("skipped: no --")
         assert everything.missing_for(server) == ""
     assert nothing.missing_for(ServerSpec()) == ""
