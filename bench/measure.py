@@ -128,7 +128,7 @@ def _observed(
         process_shares=tuple(
             sorted((cpu_s / max(server_cpu_s, 1e-9) for cpu_s in by_process.values()), reverse=True)
         ),
-        cores=pins.counts(),
+        cores=pins.parts(),
     )
 
 

@@ -14,9 +14,10 @@ class Pins:
     store: frozenset[int] | None = None
     load: frozenset[int] | None = None
 
-    def counts(self) -> tuple[int, int, int]:
-        """Return how many cores server, store and load have; 1 where the kernel decides."""
-        return len(self.server or "-"), len(self.store or "-"), len(self.load or "-")
+    def parts(self) -> tuple[frozenset[int], frozenset[int], frozenset[int]]:
+        """Return the cores that server, store and load may use."""
+        every = frozenset(our_cores())
+        return self.server or every, self.store or every, self.load or every
 
     def to_text(self) -> str:
         """Return a sentence for the report."""

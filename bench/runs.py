@@ -7,6 +7,7 @@ from bench.load.spec import LoadResult
 
 # The percentiles that tables and plots show.
 SHARES = (0.5, 0.9, 0.99, 0.999)
+_PARTS = ("server", "store", "load")
 # A part that uses more than this share of a core is what limits the run.
 _BUSY = 0.85
 
@@ -26,7 +27,7 @@ class Run:
     connection_bytes: float | None = None
     store_bytes_per_key: float | None = None
     process_shares: tuple[float, ...] = ()
-    cores: tuple[int, int, int] = (1, 1, 1)
+    cores: tuple[frozenset[int], ...] = (frozenset({0}), frozenset({1}), frozenset({2}))
     tool: str = ""
 
     @property
@@ -53,21 +54,22 @@ class Run:
         """Return a percentile of the latency."""
         return self.result.latency.percentile_ns(share) / 1e6
 
-    def busy(self) -> tuple[float, float, float]:
-        """Return how busy server, store and load kept their cores: 1 is all of them."""
-        seconds = max(self.result.seconds, 1e-9)
+    def busy(self) -> tuple[float, ...]:
+        """Return how much of their cores server, store and load used: 1 is all of them."""
         used = (self.server_cpu_s, self.store_cpu_s, self.result.client_cpu_s)
-        server, store, load = (
-            cpu_s / seconds / cores for cpu_s, cores in zip(used, self.cores, strict=True)
-        )
-        return server, store, load
+        seconds = max(self.result.seconds, 1e-9)
+        pairs = zip(used, self.cores, strict=True)
+        return tuple(cpu_s / seconds / len(cores) for cpu_s, cores in pairs)
 
     def limited_by(self) -> str:
-        """Return which part had no CPU to spare, "-" if none."""
-        names = ("server", "store", "load")
-        busy = dict(zip(names, self.busy(), strict=True))
-        name = max(busy, key=lambda part: busy[part])
-        return name if busy[name] >= _BUSY else "-"
+        """Return who had no CPU to spare, together with who shares those cores; "-" if nobody."""
+        by_cores: dict[frozenset[int], list[tuple[str, float]]] = {}
+        for name, cores, share in zip(_PARTS, self.cores, self.busy(), strict=True):
+            by_cores.setdefault(cores, []).append((name, share))
+        fullest = max(by_cores.values(), key=lambda parts: sum(share for _, share in parts))
+        if sum(share for _, share in fullest) < _BUSY:
+            return "-"
+        return " + ".join(name for name, _ in fullest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,6 +52,11 @@ def test_busiest_part_is_what_limits_a_run() -> None:
     result = result_of(80_000, cpu_s=0.9)
     assert run_of("a", server_us=12, store_us=1, result=result).limited_by() == "server"
     assert run_of("a", server_us=5, store_us=1, result=result).limited_by() == "load"
+    shared = replace(
+        run_of("a", server_us=5, store_us=6, result=replace(result, client_cpu_s=0.4)),
+        cores=(frozenset({0}), frozenset({1}), frozenset({1})),
+    )
+    assert shared.limited_by() == "store + load"
     idle = replace(result, client_cpu_s=0.1)
     assert run_of("a", server_us=5, store_us=1, result=idle).limited_by() == "-"
 
