@@ -88,9 +88,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where PyYAML 
 def _decode(content: str | bytes, report: Report) -> str | None:
     """Return the text, without a byte order mark; findings for what no YAML file may hold."""
     if len(content) > MAX_FILE_BYTES:
-        report.error(
-            None, "", f"the file has {len(content):,} bytes; at most {MAX_FILE_BYTES:,} are read"
-        )
+        report.error(None, "", f"the file has more than {MAX_FILE_BYTES:,} bytes; split it")
         return None
     try:
         text = content.decode() if isinstance(content, bytes) else content
@@ -155,20 +153,20 @@ class _Builder:
             elif isinstance(event, ev.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    self._stop(place, "a second document starts here; one file is one domain")
+                    message = "a second document starts here; one file is one domain"
+                    self._report.error(place, "", message)
+                    break
         return self._root
 
     def _scalar(self, event: ev.ScalarEvent, place: _Place) -> None:
-        if event.tag and event.tag not in ("!", "tag:yaml.org,2002:str"):
-            self._stop(place, f"the tag {quote(event.tag)} is not supported; leave it out")
+        self._check_tag(event, "str", place)
         is_plain = event.implicit[0] and event.tag is None
         node = Scalar(event.value, is_plain, place.line, place.column)
         self._add(node, event.anchor, size=1, height=1)
 
     def _open(self, event: ev.MappingStartEvent | ev.SequenceStartEvent, place: _Place) -> None:
         is_map = isinstance(event, ev.MappingStartEvent)
-        if event.tag and event.tag not in ("!", f"tag:yaml.org,2002:{'map' if is_map else 'seq'}"):
-            self._stop(place, f"the tag {quote(event.tag)} is not supported; leave it out")
+        self._check_tag(event, "map" if is_map else "seq", place)
         self._check_depth(len(self._stack) + 1, place)
         self._stack.append(_Frame(is_map, place, event.anchor))
 
@@ -187,11 +185,16 @@ class _Builder:
 
     def _alias(self, event: ev.AliasEvent, place: _Place) -> None:
         name = event.anchor or ""
-        if any(frame.anchor == name for frame in self._stack):
-            self._stop(place, f"the anchor {quote(name)} contains itself")
-        anchored = self._anchors.get(name)
+        is_inside = any(frame.anchor == name for frame in self._stack)
+        anchored = None if is_inside else self._anchors.get(name)
         if anchored is None:
-            self._stop(place, f"there is no anchor {quote(name)} before this alias")
+            message = f"there is no anchor {quote(name)} before this alias"
+            if is_inside:
+                message = f"the anchor {quote(name)} contains itself"
+            self._report.error(place, self._path(), message)
+            # Read on with nothing in its place; that it is missing there is not told again.
+            self._add(Scalar("", True, place.line, place.column), None, size=1, height=1)
+            return
         self._check_depth(len(self._stack) + anchored.height, place)
         self._add(anchored.node, None, size=anchored.size, height=anchored.height, at=place)
 
@@ -235,6 +238,16 @@ class _Builder:
             elif isinstance(frame.key, Scalar):
                 path = join_path(path, frame.key.text)
         return path
+
+    def _check_tag(
+        self,
+        event: ev.ScalarEvent | ev.MappingStartEvent | ev.SequenceStartEvent,
+        kind: str,
+        place: _Place,
+    ) -> None:
+        if event.tag and event.tag not in ("!", f"tag:yaml.org,2002:{kind}"):
+            message = f"the tag {quote(event.tag)} is not supported; leave it out"
+            self._report.error(place, self._path(), message)
 
     def _check_depth(self, depth: int, place: _Place) -> None:
         if depth > MAX_DEPTH:

@@ -75,6 +75,9 @@ _PLACES = (_ROOT, _DESCRIPTOR, _RATE_LIMIT, _DEFAULTS, _REPLACES)
 UPSTREAM_KEYS = frozenset[str]().union(*(place.upstream for place in _PLACES))
 OWN_KEYS = frozenset[str]().union(*(place.own for place in _PLACES))
 
+LARGEST_EXACT = 2**53
+"""Below it a float that is a whole number is exactly that one."""
+
 SUGGESTION_CUTOFF = 0.6
 """How alike a name must be to be suggested, from 0 to 1."""
 
@@ -111,8 +114,16 @@ def _check_value(value: YamlNode, place: Place | None, path: str, report: Report
             else:
                 report.error(item, below, "must be a map; every list here is a list of maps")
     elif value.is_plain and isinstance(resolve(value.text), float):
-        message = "no key takes a fraction or more than 64 bits; if it is text, write it in quotes"
-        report.error(value, path, message)
+        report.error(value, path, _about_float(value))
+
+
+def _about_float(value: Scalar) -> str:
+    """Return what to write instead of a float: the digits of a thousand that reads `1e3`."""
+    number = resolve(value.text)
+    is_whole = isinstance(number, float) and number.is_integer() and abs(number) < LARGEST_EXACT
+    if is_whole and "e" in value.text.lower():
+        return f"{quote(value.text)} is a fraction in YAML; write {number:.0f}, or text in quotes"
+    return "no key takes a fraction or more than 64 bits; if it is text, write it in quotes"
 
 
 def _is_known(key: Scalar, place: Place | None, path: str, report: Report) -> bool:

@@ -222,7 +222,7 @@ def test_compile_too_many_descriptors_stops_reading(monkeypatch: pytest.MonkeyPa
 def test_compile_file_too_large_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(document, "MAX_FILE_BYTES", 10)
 
-    assert findings({"a": "domain: [[[[["}) == ["a: the file has 13 bytes; at most 10 are read"]
+    assert findings({"a": "domain: [[[[["}) == ["a: the file has more than 10 bytes; split it"]
 
 
 def test_compile_explicit_text_tag_makes_text() -> None:
