@@ -13,7 +13,7 @@ import asyncio
 import errno
 import os
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any, TypeAlias, cast
 
 import watchfiles
 
-from ratelimitd.errors import ConfigError
+from ratelimitd.errors import ConfigError, Finding, PolicyError
 from ratelimitd.policy.compile import MAX_FILES
 from ratelimitd.policy.document import MAX_FILE_BYTES
 
@@ -40,16 +40,44 @@ DEBOUNCE_MS = 200
 POLL_INTERVAL_S = 10.0
 """How late a change is found when its event was lost."""
 
+_NOT_A_FILE = "is neither a file nor a directory"
+
 Signature: TypeAlias = tuple[tuple[str, int, int, int, int, int], ...] | str
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """One read: the files by name, or why there are none; `signature` is what was read."""
+
+    signature: Signature
+    outcome: dict[str, bytes] | ConfigError
+
+    def files(self) -> dict[str, bytes]:
+        """Return the files; raises the ConfigError."""
+        if isinstance(self.outcome, ConfigError):
+            raise self.outcome
+        return self.outcome
+
+
+@dataclass(frozen=True, slots=True)
 class _Scan:
-    """What a walk found: files by name, and the directories whose events matter."""
+    """What a walk found: files by name, and the directories whose events matter.
+
+    `findings` are about what is there and cannot be read.
+    """
 
     files: dict[str, Path] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
     signature: list[tuple[str, int, int, int, int, int]] = field(default_factory=list)
     directories: set[Path] = field(default_factory=set)
+
+
+class UnreadableFiles(PolicyError):  # noqa: N818 - reads as what is the case
+    """Some files cannot be read; `files` are the others, in which more may be wrong."""
+
+    def __init__(self, findings: Sequence[Finding], files: dict[str, bytes]) -> None:
+        super().__init__(findings)
+        self.files = files
 
 
 class DirectorySource:
@@ -75,24 +103,32 @@ class DirectorySource:
         self._read_signature: Signature | None = None
 
     def read(self) -> dict[str, bytes]:
-        """Return the content of every file by name; raises ConfigError."""
-        outcome: dict[str, bytes] | ConfigError = {}
+        """Return the content of every file by name, and settle it; raises ConfigError."""
+        reading = self.take()
+        self.settle(reading)
+        return reading.files()
+
+    def take(self) -> Reading:
+        """Read every file; changes nothing here, so it may run in a thread."""
         for _ in range(READ_ATTEMPTS):
-            self._read_signature = self._signature()
-            try:
-                outcome = self._read_once()
-            except ConfigError as error:
-                outcome = error
-            if self._signature() == self._read_signature:
+            signature = self._signature()
+            reading = Reading(signature, self._try_to_read())
+            if self._signature() == signature:
                 break
-        if isinstance(outcome, ConfigError):
-            raise outcome
-        return outcome
+        return reading
+
+    def settle(self, reading: Reading) -> None:
+        """Remember that all was made of `reading` that can be: only other files are a change."""
+        self._read_signature = reading.signature
+
+    def unsettle(self) -> None:
+        """Forget what was settled: the files are a change, whatever they are."""
+        self._read_signature = None
 
     async def changes(self, stop: asyncio.Event) -> AsyncGenerator[None, None]:
-        """Yield when the files differ from the last `read`, until `stop` is set.
+        """Yield when the files differ from the last ones settled, until `stop` is set.
 
-        A consumer that does not read after a change is told again.
+        A consumer that settles nothing after a change is told again, at the poll interval.
         """
         while not stop.is_set():
             async with self._watching(stop) as woken:
@@ -151,8 +187,17 @@ class DirectorySource:
             directories |= self._scan().directories
         return directories
 
+    def _try_to_read(self) -> dict[str, bytes] | ConfigError:
+        try:
+            return self._read_once()
+        except ConfigError as error:
+            return error
+
     def _read_once(self) -> dict[str, bytes]:
         scan = self._scan()
+        if not scan.files and not scan.findings:
+            # No limits at all is never what an emptied directory is meant to say.
+            raise ConfigError(f"{self.root} has no policy files; put at least one there")
         contents: dict[str, bytes] = {}
         total = 0
         for name, path in scan.files.items():
@@ -160,13 +205,16 @@ class DirectorySource:
                 with path.open("rb") as file:
                     contents[name] = file.read(MAX_FILE_BYTES + 1)
             except OSError as error:
-                raise _unreadable(path, error) from error
+                scan.findings.append(_finding(name, path, error))
+                continue
             total += len(contents[name])
             if total > MAX_POLICY_BYTES:
                 raise ConfigError(
                     f"the policy files in {self.root} have more than {MAX_POLICY_BYTES:,} bytes "
                     f"together; is it the right directory?"
                 )
+        if scan.findings:
+            raise UnreadableFiles(scan.findings, contents)
         return contents
 
     def _scan(self) -> _Scan:
@@ -178,10 +226,8 @@ class DirectorySource:
                 self._scan_directory(self.root, "", {root}, scan)
             else:
                 _add_file(self.root, self.root.name, scan)
-        except OSError as error:
-            raise _unreadable(Path(error.filename or self.root), error) from error
-        except RuntimeError as error:  # how pathlib reports a symlink loop
-            raise ConfigError(f"{self.root} is a symlink that leads to itself") from error
+        except (OSError, RuntimeError) as error:
+            raise _unreadable(self.root, error) from error
         return scan
 
     def _scan_directory(self, path: Path, prefix: str, visited: set[Path], scan: _Scan) -> None:
@@ -194,13 +240,22 @@ class DirectorySource:
             if entry.name.startswith(".." if not self._ignore_dotfiles else "."):
                 continue
             name = prefix + os.fsencode(entry.name).decode(errors="replace")
-            if not entry.is_dir():
-                _add_file(entry, name, scan)
-                continue
-            target = entry.resolve()
-            if target not in visited:
-                visited.add(target)
-                self._scan_directory(entry, f"{name}/", visited, scan)
+            try:
+                self._scan_entry(entry, name, visited, scan)
+            except (OSError, RuntimeError) as error:
+                _check_number(entry, scan)
+                scan.findings.append(_finding(name, entry, error))
+                # It is no file to read, and a change as soon as it is another thing.
+                scan.signature.append((name, 0, 0, 0, 0, 0))
+
+    def _scan_entry(self, entry: Path, name: str, visited: set[Path], scan: _Scan) -> None:
+        if not entry.is_dir():
+            _add_file(entry, name, scan)
+            return
+        target = entry.resolve()
+        if target not in visited:
+            visited.add(target)
+            self._scan_directory(entry, f"{name}/", visited, scan)
 
 
 class _Halt:
@@ -220,11 +275,8 @@ class _Halt:
 def _add_file(path: Path, name: str, scan: _Scan) -> None:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise ConfigError(f"{path} is neither a file nor a directory; take it out of the policy")
-    if len(scan.files) >= MAX_FILES:
-        raise ConfigError(
-            f"there are more than {MAX_FILES} files beside {path}; is it the right directory?"
-        )
+        raise OSError(errno.EINVAL, _NOT_A_FILE)
+    _check_number(path, scan)
     scan.files[name] = path
     scan.directories.add(path.resolve().parent)
     scan.signature.append(
@@ -239,6 +291,13 @@ def _add_file(path: Path, name: str, scan: _Scan) -> None:
     )
 
 
+def _check_number(path: Path, scan: _Scan) -> None:
+    if len(scan.files) + len(scan.findings) >= MAX_FILES:
+        raise ConfigError(
+            f"there are more than {MAX_FILES} files beside {path}; is it the right directory?"
+        )
+
+
 def _link_parents(path: Path) -> Iterator[Path]:
     """Yield the directory of every symlink on the way to `path`: that is where it is swapped."""
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow the links
@@ -247,11 +306,26 @@ def _link_parents(path: Path) -> Iterator[Path]:
             yield step.parent
 
 
-def _unreadable(path: Path, error: OSError) -> ConfigError:
+def _finding(name: str, path: Path, error: OSError | RuntimeError) -> Finding:
+    return Finding(name, 0, 0, "", _reason(path, error))
+
+
+def _unreadable(path: Path, error: OSError | RuntimeError) -> ConfigError:
+    if isinstance(error, FileNotFoundError) and not path.is_symlink():
+        return ConfigError(f"{path} does not exist; name a directory of policy files")
+    return ConfigError(f"{path} {_reason(path, error)}")
+
+
+def _reason(path: Path, error: OSError | RuntimeError) -> str:
+    if isinstance(error, RuntimeError) or error.errno == errno.ELOOP:
+        # How pathlib reports a symlink loop depends on the version of Python.
+        return "is a symlink that leads to itself"
+    if error.strerror == _NOT_A_FILE:
+        return f"{_NOT_A_FILE}; take it out of the policy"
     if error.errno == errno.ENOENT:
         if path.is_symlink():
-            return ConfigError(f"{path} is a symlink to {path.readlink()}, which does not exist")
-        return ConfigError(f"{path} does not exist; name a directory of policy files")
+            return f"is a symlink to {path.readlink()}, which does not exist"
+        return "went away while it was read"
     if error.errno == errno.EACCES:
-        return ConfigError(f"{path} cannot be read: permission denied for user id {os.geteuid()}")
-    return ConfigError(f"{path} cannot be read: {error.strerror}")
+        return f"cannot be read: permission denied for user id {os.geteuid()}"
+    return f"cannot be read: {error.strerror}"

@@ -14,7 +14,15 @@ from ratelimitd.errors import Finding, PolicyError
 from ratelimitd.policy.document import read_document
 from ratelimitd.policy.fields import read_choice, read_list, read_map, read_text, value_of
 from ratelimitd.policy.limits import Defaults, charges_denied, read_defaults
-from ratelimitd.policy.model import DEFAULT_SECRET_KEYS, Domain, Node, NoMatch, Policy, Position
+from ratelimitd.policy.model import (
+    DEFAULT_SECRET_KEYS,
+    Domain,
+    FailurePolicy,
+    Node,
+    NoMatch,
+    Policy,
+    Position,
+)
 from ratelimitd.policy.nodes import MapNode, Scalar
 from ratelimitd.policy.report import Report, quote
 from ratelimitd.policy.schema import check_keys
@@ -115,7 +123,7 @@ def _read_file(root: MapNode, report: Report, state: _State) -> None:
         state.domains.setdefault(name, draft)
     _read_settings(root, draft, report)
     defaults = read_defaults(read_map(root, "defaults", "", report), "defaults", report)
-    draft.defaults = draft.defaults or defaults
+    _take_defaults(root, draft, defaults, report)
     file = FileContext(
         report=report,
         budget=state.budget,
@@ -145,6 +153,24 @@ def _read_settings(root: MapNode, draft: _Draft, report: Report) -> None:
             )
             report.error(root.key("secret_keys"), "secret_keys", message)
         draft.secret_keys = secret_keys
+
+
+def _take_defaults(root: MapNode, draft: _Draft, defaults: Defaults, report: Report) -> None:
+    """Let the first file of a domain that has `defaults` decide about the limits in requests."""
+    if value_of(root, "defaults") is None:
+        return
+    if draft.defaults is None:
+        draft.defaults = defaults
+    elif _about_requests(draft.defaults) != _about_requests(defaults):
+        message = (
+            f"other `defaults` of the domain {quote(draft.name)} stand in an earlier file; "
+            "they decide about limits that requests bring, these about this file's rules alone"
+        )
+        report.warn(root.key("defaults") or root, "defaults", message)
+
+
+def _about_requests(defaults: Defaults) -> tuple[FailurePolicy, bool]:
+    return defaults.on_store_failure, charges_denied(defaults)
 
 
 def _read_secret_keys(root: MapNode, report: Report) -> frozenset[str]:

@@ -5,7 +5,8 @@ Rules:
 - Secret values are shown as hashes, as in every rule's name.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 
 from ratelimitd.json_value import JsonObject, JsonValue
 from ratelimitd.policy.model import Domain, FailurePolicy, Limit, Node, Policy
@@ -26,6 +27,22 @@ def to_document(policy: Policy) -> JsonObject:
         "revision": policy.revision,
         "domains": [_domain_document(domain) for domain in policy.domains.values()],
     }
+
+
+def to_json(policy: Policy) -> str:
+    """Return the text of `to_document` from `"domains"` on: what precedes it may tell more."""
+    domains = to_document(policy)["domains"]
+    text = json.dumps({"domains": domains}, indent=2, ensure_ascii=False) + "\n"
+    return text.removeprefix("{\n  ")
+
+
+def to_json_head(revision: str | None, load_errors: Sequence[str]) -> str:
+    """Return what precedes `to_json`."""
+    head: dict[str, JsonValue] = {"revision": revision}
+    if load_errors:
+        head["load_errors"] = list(load_errors)
+    text = json.dumps(head, indent=2, ensure_ascii=False)
+    return text.removesuffix("\n}") + ",\n  "
 
 
 def to_table(policy: Policy) -> list[str]:

@@ -142,7 +142,8 @@ def _is_known(key: Scalar, place: Place | None, path: str, report: Report) -> bo
         report.error(key, path, f"cannot stand {where}; it belongs in {homes}")
         return False
     known = sorted(place.upstream | place.own) if place is not None else sorted(UPSTREAM_KEYS)
-    report.error(key, path, f"unknown key{_suggest(name, known)}")
+    hint = _suggest(name, known) if report.may_suggest() else ""
+    report.error(key, path, f"unknown key{hint}")
     return False
 
 

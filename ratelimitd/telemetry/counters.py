@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 from ratelimitd.decisions.verdict import RuleCount, Verdict
+from ratelimitd.policy.loaded import RuleNames
 from ratelimitd.policy.model import Policy
-from ratelimitd.telemetry.series import Histogram, RuleTable, limit_nodes
+from ratelimitd.telemetry.series import Histogram, RuleTable, names_of
 
 # Envoy waits 20 ms by default: the bounds around it tell "close" from "too late".
 SECONDS_BOUNDS = (
@@ -229,16 +230,22 @@ class Telemetry:
         store.evicted_keys = evicted_keys
         store.keys = keys
 
-    def policy_loaded(self, policy: Policy, *, now_s: float) -> None:
-        """Take over the names of a policy that was just put in force, at Unix time `now_s`."""
+    def policy_loaded(
+        self, policy: Policy, *, now_s: float, names: RuleNames | None = None
+    ) -> None:
+        """Take over the names of a policy that was just put in force, at Unix time `now_s`.
+
+        Without `names` the whole policy is walked.
+        """
+        names = names_of(policy) if names is None else names
         series = self.policy
         series.revision = policy.revision
         series.domains = len(policy.domains)
-        series.rules = sum(1 for _ in limit_nodes(policy))
+        series.rules = names.count
         series.successes += 1
         series.is_last_load_ok = True
         series.last_success_s = now_s
-        self.rules.reload(policy)
+        self.rules.reload(names, policy.domains.keys())
         self.unmatched = {
             domain: count for domain, count in self.unmatched.items() if domain in policy.domains
         }

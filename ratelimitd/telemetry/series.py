@@ -10,8 +10,10 @@ Rules:
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterator
+from collections.abc import Set as AbstractSet
 
 from ratelimitd.decisions.verdict import RuleCount, RuleOutcome
+from ratelimitd.policy.loaded import RuleNames
 from ratelimitd.policy.model import Node, Policy
 
 # A process serves one scrape in some ten milliseconds at this size, and a policy that names
@@ -118,7 +120,7 @@ class RuleTable:
         """Start without a policy: until one is loaded, every name counts as dynamic."""
         self.rows: dict[tuple[str, str], RuleSeries] = {}
         self.overflowed = 0
-        self._static: frozenset[tuple[str, str]] = frozenset()
+        self._static: AbstractSet[tuple[str, str]] = frozenset()
         self._dynamic_count = 0
 
     def row(self, count: RuleCount) -> RuleSeries:
@@ -140,22 +142,26 @@ class RuleTable:
         """Return all rows; safe beside a thread that counts."""
         return list(self.rows.values())
 
-    def reload(self, policy: Policy) -> None:
-        """Take over the names of `policy`; forget the oldest rows that belong to none of them."""
-        nodes = list(limit_nodes(policy))
-        self._static = frozenset((domain, node.metric_key) for domain, node in nodes)
-        self.rows, self._dynamic_count = _sort_out(
-            self.rows,
-            self._static,
-            {node.limit.rule for _, node in nodes if node.limit is not None},
-            policy.domains.keys(),
-        )
+    def reload(self, names: RuleNames, domains: Collection[str]) -> None:
+        """Take over the names of a policy; forget the oldest rows that belong to none of them."""
+        self._static = names.keys
+        self.rows, self._dynamic_count = _sort_out(self.rows, names.keys, names.rules, domains)
 
     def _add(self, key: tuple[str, str], rule: str) -> RuleSeries:
         """Add an empty row under `key`."""
         row = RuleSeries(to_label(key[0]), to_label(key[1]), rule)
         self.rows[key] = row
         return row
+
+
+def names_of(policy: Policy) -> RuleNames:
+    """Return the names of `policy` by a walk, for one that came without."""
+    nodes = list(limit_nodes(policy))
+    return RuleNames(
+        keys=frozenset((domain, node.metric_key) for domain, node in nodes),
+        rules=frozenset(node.limit.rule for _, node in nodes if node.limit is not None),
+        count=len(nodes),
+    )
 
 
 def limit_nodes(policy: Policy) -> Iterator[tuple[str, Node]]:
@@ -190,12 +196,16 @@ def _sort_out(
     """Return the rows to keep, in their order, and how many of them are dynamic."""
     dynamic_count = 0
     retired: list[tuple[str, str]] = []
-    for key, row in rows.items():
-        if key in static or (key[1] == OVERFLOW_NAME and key[0] in domains):
+    # In one expression, because the rows that stay are many and requests wait meanwhile.
+    strangers = [item for item in rows.items() if item[0] not in static]
+    for key, row in strangers:
+        if key[1] == OVERFLOW_NAME and key[0] in domains:
             continue
         if row.rule in rules:
             dynamic_count += 1
         else:
             retired.append(key)
-    forgotten = frozenset(retired[: max(0, len(retired) - MAX_RETIRED_SERIES)])
+    if len(retired) <= MAX_RETIRED_SERIES:
+        return rows, dynamic_count
+    forgotten = frozenset(retired[:-MAX_RETIRED_SERIES])
     return {key: row for key, row in rows.items() if key not in forgotten}, dynamic_count

@@ -8,14 +8,14 @@ Rules:
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from google.protobuf.json_format import MessageToJson, Parse, ParseError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -46,16 +46,17 @@ ShouldRateLimit = Callable[
 class HttpPages:
     """What the HTTP port shows.
 
-    `on_disconnect` is told of a caller that left before its request was here. `metrics` takes the
-    Accept header, returns a body and its type, and runs in a thread.
+    `on_disconnect` is told of a caller that left before its request was here.
+    `metrics` takes the Accept header, returns a body and its type, and runs in a thread, once at
+    a time. The policy's pages are ready made, in pieces.
     """
 
     should_rate_limit: ShouldRateLimit
     health: HealthState
     on_disconnect: Callable[[], None] = lambda: None
     metrics: Callable[[str], tuple[bytes, str]]
-    policy: Callable[[], str]
-    rlconfig: Callable[[], str]
+    policy: Callable[[], Sequence[bytes]]
+    rlconfig: Callable[[], Sequence[bytes]]
 
 
 def http_app(pages: HttpPages) -> Starlette:
@@ -72,11 +73,10 @@ def http_app(pages: HttpPages) -> Starlette:
         return PlainTextResponse("\n".join(lines) + "\n", 500 if problems else 200)
 
     async def policy(_: Request) -> Response:
-        body = await run_in_threadpool(pages.policy)
-        return Response(body, media_type="application/json")
+        return _in_pieces(pages.policy(), "application/json")
 
     async def rlconfig(_: Request) -> Response:
-        return PlainTextResponse(await run_in_threadpool(pages.rlconfig))
+        return _in_pieces(pages.rlconfig(), "text/plain")
 
     return Starlette(
         routes=[
@@ -95,10 +95,35 @@ def metrics_app(path: str, metrics: Callable[[str], tuple[bytes, str]]) -> Starl
     return Starlette(routes=[_metrics_route(path, metrics)])
 
 
+def _in_pieces(pieces: Sequence[bytes], media_type: str) -> Response:
+    """Return a page that is written as fast as its reader takes it, and never copied whole."""
+
+    async def each() -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+
+    size = str(sum(map(len, pieces)))
+    return StreamingResponse(each(), headers={"content-length": size}, media_type=media_type)
+
+
 def _metrics_route(path: str, metrics: Callable[[str], tuple[bytes, str]]) -> Route:
+    one_at_a_time = asyncio.Lock()
+    running: dict[str, asyncio.Task[tuple[bytes, str]]] = {}
+
+    async def render(accept: str) -> tuple[bytes, str]:
+        # In a thread, because thousands of rules take longer to write than a request may wait.
+        async with one_at_a_time:
+            return await run_in_threadpool(metrics, accept)
+
     async def page(request: Request) -> Response:
-        # Thousands of rules take longer to write than a request may wait.
-        body, content_type = await run_in_threadpool(metrics, request.headers.get("accept", ""))
+        # Who comes while the same page is being written gets that one: impatient scrapers must
+        # not add up.
+        accept = request.headers.get("accept", "")
+        task = running.get(accept)
+        if task is None:
+            task = running[accept] = asyncio.create_task(render(accept))
+            task.add_done_callback(lambda _: running.pop(accept))
+        body, content_type = await asyncio.shield(task)
         return Response(body, headers={"content-type": content_type})
 
     return Route(path, page)

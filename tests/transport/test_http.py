@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -48,8 +49,8 @@ async def server(health: HealthState, service: EchoService) -> AsyncIterator[Htt
         should_rate_limit=service.should_rate_limit,
         health=health,
         metrics=lambda accept: (b"metric 1\n", f"text/plain; got={accept}"),
-        policy=lambda: '{"revision": "x"}',
-        rlconfig=lambda: "d.k: unit=SECOND\n",
+        policy=lambda: (b'{"revision": ', b'"x"}'),
+        rlconfig=lambda: (b"d.k: unit=SECOND\n",),
     )
     server = await start_http(http_app(pages), ANY_PORT, "--http")
     yield server
@@ -232,6 +233,34 @@ async def test_metrics_port_serves_its_page_alone() -> None:
         assert (await client.get("/m")).text == "metric 1\n"
         assert (await client.get("/policy")).status_code == 404
     await server.stop(1)
+
+
+async def test_scrapes_at_the_same_time_are_rendered_once() -> None:
+    go_on = threading.Event()
+    rendered: list[str] = []
+    at_once = [0, 0]
+
+    def render(accept: str) -> tuple[bytes, str]:
+        at_once[0] += 1
+        at_once[1] = max(at_once)
+        rendered.append(accept)
+        assert go_on.wait(20)
+        at_once[0] -= 1
+        return b"metric 1\n", "text/plain"
+
+    server = await start_http(metrics_app("/m", render), ANY_PORT, "--metrics")
+    async with httpx.AsyncClient(base_url=f"http://{server.address}", timeout=20) as client:
+        same = [asyncio.create_task(client.get("/m")) for _ in range(10)]
+        other = asyncio.create_task(client.get("/m", headers={"accept": "text/x"}))
+        await asyncio.wait([*same, other], timeout=0.5)
+        go_on.set()
+        replies = await asyncio.gather(*same, other)
+        later = await client.get("/m")
+    await server.stop(1)
+
+    assert {reply.text for reply in (*replies, later)} == {"metric 1\n"}
+    assert sorted(rendered) == ["*/*", "*/*", "text/x"]
+    assert at_once[1] == 1
 
 
 async def test_unix_socket_serves_replaces_a_stale_file_and_is_removed(tmp_path: Path) -> None:

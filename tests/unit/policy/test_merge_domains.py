@@ -2,6 +2,7 @@ import pytest
 
 from ratelimitd.errors import PolicyError
 from ratelimitd.policy.compile import CompileOptions, compile_policy
+from ratelimitd.policy.model import FailurePolicy
 
 SECOND = "rate_limit: {unit: second, requests_per_unit: 1}"
 MERGE = CompileOptions(merge_domains=True)
@@ -81,3 +82,23 @@ def test_compile_file_of_a_known_domain_is_still_checked() -> None:
 
     assert len(found) == 2
     assert "`x`" in found[1]
+
+
+def test_compile_merged_defaults_of_the_first_file_that_has_some_decide_about_requests() -> None:
+    files: dict[str, str | bytes] = {
+        "a": "domain: d\ndescriptors: [{key: a}]\n",
+        "b": "domain: d\ndefaults: {on_store_failure: deny}\n",
+        "c": "domain: d\ndefaults: {on_store_failure: deny, refusal_body: x}\n",
+        "d": "domain: d\ndefaults: {on_store_failure: allow}\n",
+    }
+
+    compiled = compile_policy(files, MERGE)
+
+    assert compiled.policy.domains["d"].on_store_failure is FailurePolicy.DENY
+    assert not compiled.policy.domains["d"].counts_denied
+    assert [str(warning) for warning in compiled.warnings] == [
+        (
+            "d:2:1: defaults: other `defaults` of the domain `d` stand in an earlier file; "
+            "they decide about limits that requests bring, these about this file's rules alone"
+        )
+    ]

@@ -38,12 +38,38 @@ async def test_changes_tells_of_a_new_an_edited_and_a_removed_file(tmp_path: Pat
 
 
 async def test_changes_tells_of_a_file_in_a_new_directory(tmp_path: Path) -> None:
+    write(tmp_path / "a", "1")
     source = DirectorySource(tmp_path, poll_interval_s=NEVER_S)
     source.read()
 
-    found = await next_read(source, lambda: write(tmp_path / "deep" / "er" / "a", "1"))
+    found = await next_read(source, lambda: write(tmp_path / "deep" / "er" / "b", "2"))
 
-    assert found == {"deep/er/a": b"1"}
+    assert found == {"a": b"1", "deep/er/b": b"2"}
+
+
+async def test_changes_tells_of_the_first_file_and_of_no_file_any_more(tmp_path: Path) -> None:
+    source = DirectorySource(tmp_path, poll_interval_s=NEVER_S)
+    with pytest.raises(ConfigError, match="has no policy files"):
+        source.read()
+
+    assert await next_read(source, lambda: write(tmp_path / "a", "1")) == {"a": b"1"}
+    with pytest.raises(ConfigError, match="has no policy files"):
+        await next_read(source, (tmp_path / "a").unlink)
+
+
+async def test_changes_tells_again_of_what_was_taken_and_not_settled(tmp_path: Path) -> None:
+    write(tmp_path / "a", "1")
+    source = DirectorySource(tmp_path, poll_interval_s=NEVER_S)
+    reading = source.take()
+    assert await next_read(source, lambda: None) == {"a": b"1"}
+
+    source.unsettle()
+    assert await next_read(source, lambda: None) == {"a": b"1"}
+
+    # what was read before a change does not hide the change
+    write(tmp_path / "a", "22")
+    source.settle(reading)
+    assert await next_read(source, lambda: None) == {"a": b"22"}
 
 
 async def test_changes_tells_of_a_swapped_mount(tmp_path: Path) -> None:
@@ -147,10 +173,11 @@ async def test_changes_polls_when_watches_run_out(
         raise OSError(errno.ENOSPC, "no watches left")
 
     monkeypatch.setattr(watchfiles, "awatch", refuse)
+    write(tmp_path / "a", "1")
     source = DirectorySource(tmp_path, poll_interval_s=0.05)
     source.read()
 
-    assert await next_read(source, lambda: write(tmp_path / "a", "1")) == {"a": b"1"}
+    assert await next_read(source, lambda: write(tmp_path / "a", "22")) == {"a": b"22"}
 
 
 @pytest.mark.parametrize("has_root", [True, False])
@@ -171,6 +198,7 @@ async def test_changes_ends_when_stopped(tmp_path: Path, has_root: bool) -> None
 
 
 async def test_changes_cancelled_leaves_the_stop_event_alone(tmp_path: Path) -> None:
+    write(tmp_path / "a", "1")
     source = DirectorySource(tmp_path, poll_interval_s=NEVER_S)
     source.read()
     stop = asyncio.Event()

@@ -6,7 +6,7 @@ import pytest
 
 from ratelimitd import policy_source
 from ratelimitd.errors import ConfigError
-from ratelimitd.policy_source import DirectorySource
+from ratelimitd.policy_source import DirectorySource, UnreadableFiles
 from tests.unit.policy.files import mount, swap, write
 
 
@@ -36,8 +36,12 @@ def test_read_takes_a_kubernetes_mount_once(tmp_path: Path, ignore_dotfiles: boo
     assert source.read() == {"api.yaml": b"one"}
 
 
-def test_read_of_an_empty_directory_is_empty(tmp_path: Path) -> None:
-    assert DirectorySource(tmp_path).read() == {}
+def test_read_of_a_directory_without_files_says_so(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / ".draft.yaml", "1")
+
+    with pytest.raises(ConfigError, match="has no policy files; put at least one there"):
+        DirectorySource(tmp_path).read()
 
 
 def test_read_takes_a_single_file(tmp_path: Path) -> None:
@@ -69,7 +73,7 @@ def test_read_missing_directory_is_a_config_error(tmp_path: Path) -> None:
 def test_read_broken_link_names_its_target(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").symlink_to("gone.yaml")
 
-    with pytest.raises(ConfigError, match=r"a\.yaml is a symlink to gone\.yaml, which does not"):
+    with pytest.raises(ConfigError, match=r"a\.yaml: is a symlink to gone\.yaml, which does not"):
         DirectorySource(tmp_path).read()
 
 
@@ -82,10 +86,26 @@ def test_read_link_to_itself_is_a_config_error(tmp_path: Path) -> None:
         DirectorySource(tmp_path).read()
 
 
+def test_read_tells_of_everything_unreadable_beside_what_was_read(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", "1")
+    write(tmp_path / "team" / "c.yaml", "3")
+    (tmp_path / "b.yaml").symlink_to("gone")
+    (tmp_path / "team" / "d.yaml").symlink_to("d.yaml")
+
+    with pytest.raises(UnreadableFiles) as caught:
+        DirectorySource(tmp_path).read()
+
+    assert caught.value.files == {"a.yaml": b"1", "team/c.yaml": b"3"}
+    assert str(caught.value).splitlines() == [
+        "b.yaml: is a symlink to gone, which does not exist",
+        "team/d.yaml: is a symlink that leads to itself",
+    ]
+
+
 def test_read_refuses_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
 
-    with pytest.raises(ConfigError, match="pipe is neither a file nor a directory"):
+    with pytest.raises(ConfigError, match="pipe: is neither a file nor a directory"):
         DirectorySource(tmp_path).read()
 
 
@@ -97,7 +117,7 @@ def test_read_without_permission_is_a_config_error(tmp_path: Path, name: str) ->
     (tmp_path / name).chmod(0)
 
     try:
-        with pytest.raises(ConfigError, match=f"{name} cannot be read: permission denied"):
+        with pytest.raises(ConfigError, match=f"{name}: cannot be read: permission denied"):
             DirectorySource(tmp_path).read()
     finally:
         (tmp_path / name).chmod(0o700)
@@ -192,5 +212,5 @@ def test_read_failing_disk_is_a_config_error(
 
     monkeypatch.setattr(Path, "open", fail)
 
-    with pytest.raises(ConfigError, match="a cannot be read: Input/output error"):
+    with pytest.raises(ConfigError, match="a: cannot be read: Input/output error"):
         DirectorySource(tmp_path).read()
