@@ -5,6 +5,7 @@
     |  `- PolicyError       every finding of a policy at once, each with its position
     |- NotReady             the operator: no policy was ever loaded
     |- InvalidRequest       the caller: the request can never be answered
+    |- UnknownService       the caller: the health of something that is not here was asked for
     `- StoreError           nobody's request is wrong: the store did not answer
        |- StoreUnavailable  nothing was sent, so nothing was spent
        `- StoreReplyLost    it was sent and no answer came: perhaps spent
@@ -60,6 +61,10 @@ class NotReady(RatelimitError):  # noqa: N818 - reads as what is the case
 
 class InvalidRequest(RatelimitError):  # noqa: N818 - the name of the gRPC status it becomes
     """The caller's request breaks the protocol; INVALID_ARGUMENT."""
+
+
+class UnknownService(RatelimitError):  # noqa: N818 - reads as what is the case
+    """The caller asks how a service is that is not here; NOT_FOUND."""
 
 
 class StoreError(RatelimitError):

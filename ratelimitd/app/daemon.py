@@ -1,4 +1,7 @@
-"""The composition root: settings become a policy, a store, services and servers, in one process.
+"""The composition root: settings become a policy, a store, services and servers.
+
+With one worker everything is in this process. With more, this one has the admin port, the policy
+and the embedded store, and hands the connections of gateways to the others.
 
 Rules:
 - Nothing is served before the policy was compiled and every port is ours.
@@ -9,27 +12,30 @@ Rules:
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import uvloop
 
-from ratelimitd.app.engine import open_engine
+from ratelimitd.app.data_ports import data_ports
+from ratelimitd.app.engine import Engine, open_engine
 from ratelimitd.app.pages import pages
 from ratelimitd.app.policy_loop import PolicyLoop, policy_loop
 from ratelimitd.app.servers import Addresses, Ports, open_ports
-from ratelimitd.app.store_link import StoreWatch
+from ratelimitd.app.worker_ports import open_worker_ports
 from ratelimitd.services.health import HealthState
 from ratelimitd.services.policy_holder import PolicyHolder
 from ratelimitd.settings.model import Settings
 from ratelimitd.telemetry.counters import Telemetry
 from ratelimitd.telemetry.logs import LEVELS, fields, start_logging
+from ratelimitd.telemetry.processes import Pulse
 from ratelimitd.transport.health import HealthReporter
 
 _log = logging.getLogger("ratelimitd.daemon")
 
 RESTART_DELAY_S = 5.0
+BEAT_S = 1.0
 
 OnReady = Callable[[Addresses, PolicyHolder], None]
 
@@ -71,21 +77,35 @@ async def _serve(settings: Settings, telemetry: Telemetry, on_ready: OnReady) ->
         needs_store=settings.store.is_health,
     )
     reporter = HealthReporter(health)
-    policies = policy_loop(settings.policy, holder, telemetry, reporter.refresh)
+    told = [reporter.refresh]
+
+    async def tell_all() -> None:
+        for tell in told:
+            await tell()
+
+    policies = policy_loop(settings.policy, holder, telemetry, tell_all)
     await _load_first(policies, can_fail=settings.policy.can_start_without)
     async with AsyncExitStack() as stack:
         engine = await open_engine(settings, telemetry, health, reporter.refresh, stack)
         await reporter.refresh()
+        workers = None
+        if settings.workers > 1:
+            workers = open_worker_ports(settings, engine, policies, stack)
+            told.append(workers.tell_policy)
         ports = Ports(
             service=engine.service,
-            pages=pages(settings, engine),
+            pages=pages(settings, engine, workers.read_counters if workers else None),
             reporter=reporter,
             telemetry=telemetry,
             default_deadline_s=settings.default_deadline_s,
         )
-        addresses, drain = await open_ports(settings.listen, ports, stack)
+        data = workers or data_ports(settings, engine, ports)
+        addresses, drain = await open_ports(settings.listen, ports, data, stack)
         _announce(addresses, holder, on_ready)
-        await _work_until(signals, policies, engine.watch)
+        works = [lambda: policies.watch(signals.stop), engine.watch.run]
+        if not workers:
+            works.append(lambda: _beat(engine))
+        await _work_until(signals, [*works, lambda: _reload(signals, policies)])
         health.is_draining = True
         await reporter.refresh()
         _log.info("draining", extra=fields(grace_s=settings.listen.drain_grace_s))
@@ -111,9 +131,8 @@ def _announce(addresses: Addresses, holder: PolicyHolder, on_ready: OnReady) -> 
     on_ready(addresses, holder)
 
 
-async def _work_until(signals: Signals, policies: PolicyLoop, watch: StoreWatch) -> None:
+async def _work_until(signals: Signals, works: Sequence[Callable[[], Awaitable[None]]]) -> None:
     """Run what goes on beside the requests until we are told to stop."""
-    works = (lambda: policies.watch(signals.stop), watch.run, lambda: _reload(signals, policies))
     tasks = [asyncio.create_task(_keep_going(work)) for work in works]
     try:
         await signals.stop.wait()
@@ -128,6 +147,14 @@ async def _reload(signals: Signals, policies: PolicyLoop) -> None:
         await signals.reload.wait()
         signals.reload.clear()
         await policies.reload()
+
+
+async def _beat(engine: Engine) -> None:
+    """Measure this process once a second, as the one worker that it is."""
+    pulse = Pulse(engine.telemetry, 1)
+    while True:
+        pulse.beat(engine.store.queued_checks)
+        await asyncio.sleep(BEAT_S)
 
 
 async def _keep_going(work: Callable[[], Awaitable[None]]) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Protocol
 
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
@@ -18,7 +19,7 @@ from ratelimitd.settings.model import ListenSettings
 from ratelimitd.telemetry.counters import Telemetry
 from ratelimitd.transport.grpc import GrpcPort, UnaryMethod, start_grpc
 from ratelimitd.transport.health import HEALTH, HealthReporter
-from ratelimitd.transport.http import HttpPages, http_app, metrics_app
+from ratelimitd.transport.http import HttpPages, metrics_app
 from ratelimitd.transport.http_server import start_http
 from ratelimitd.transport.listen import ListenAddress
 from ratelimitd.transport.reflection import reflection_servicer
@@ -50,63 +51,63 @@ class Ports:
     default_deadline_s: float
 
 
+class DataPorts(Protocol):
+    """The two ports that gateways and services call, whoever serves them."""
+
+    async def open_http(self, stack: AsyncExitStack) -> ListenAddress:
+        """Open the HTTP port; ConfigError if that cannot be."""
+        ...
+
+    async def open_grpc(self, stack: AsyncExitStack) -> ListenAddress:
+        """Open the gRPC port; ConfigError if that cannot be."""
+        ...
+
+    async def drain(self) -> None:
+        """Take no more calls, and let those in flight end."""
+        ...
+
+
 async def open_ports(
-    listen: ListenSettings, ports: Ports, stack: AsyncExitStack
+    listen: ListenSettings, ports: Ports, data: DataPorts, stack: AsyncExitStack
 ) -> tuple[Addresses, Callable[[], Awaitable[None]]]:
     """Open all ports; `stack` closes them at once, and what is returned drains them before.
 
     Raises ConfigError for the first that cannot be opened.
     """
-    http = await start_http(http_app(ports.pages), listen.http, "--http")
-    stack.push_async_callback(http.stop, HTTP_GRACE_S)
+    http = await data.open_http(stack)
     metrics = None
     if listen.metrics is not None:
         app = metrics_app(listen.metrics_path, ports.pages.metrics)
         metrics = await start_http(app, listen.metrics, "--metrics")
         stack.push_async_callback(metrics.stop, HTTP_GRACE_S)
-    hot = UnaryMethod(
-        RATE_LIMIT_SERVICE,
-        "ShouldRateLimit",
-        rls_pb2.RateLimitRequest,
-        with_deadline(ports.service.should_rate_limit, ports.default_deadline_s),
-    )
     admin = await start_grpc(
         GrpcPort(address=listen.admin, flag="--admin"),
-        [hot, *_inspect_methods(ports)],
+        [hot_method(ports), *_inspect_methods(ports)],
         observe_call=ports.telemetry.observe_call,
         add_servicers=lambda server: _add_admin(server, ports.reporter),
     )
     stack.push_async_callback(admin.stop, 0)
-    grpc_server = await start_grpc(
-        _grpc_port(listen),
-        [hot],
-        observe_call=ports.telemetry.observe_call,
-        add_servicers=lambda server: _add_health(server, ports.reporter),
-    )
-    stack.push_async_callback(grpc_server.stop, 0)
+    grpc_address = await data.open_grpc(stack)
     addresses = Addresses(
-        grpc=grpc_server.address,
-        http=http.address,
+        grpc=grpc_address,
+        http=http,
         admin=admin.address,
         metrics=None if metrics is None else metrics.address,
     )
 
     async def drain() -> None:
-        await asyncio.gather(
-            grpc_server.stop(listen.drain_grace_s), admin.stop(listen.drain_grace_s)
-        )
+        await asyncio.gather(data.drain(), admin.stop(listen.drain_grace_s))
 
     return addresses, drain
 
 
-def _grpc_port(listen: ListenSettings) -> GrpcPort:
-    return GrpcPort(
-        address=listen.grpc,
-        flag="--grpc",
-        tls=listen.tls,
-        accepted_names=listen.client_sans,
-        connection_age_ms=listen.connection_age_ms,
-        connection_age_grace_ms=listen.connection_age_grace_ms,
+def hot_method(ports: Ports) -> UnaryMethod:
+    """Return ShouldRateLimit for grpcio."""
+    return UnaryMethod(
+        RATE_LIMIT_SERVICE,
+        "ShouldRateLimit",
+        rls_pb2.RateLimitRequest,
+        with_deadline(ports.service.should_rate_limit, ports.default_deadline_s),
     )
 
 
@@ -123,12 +124,13 @@ def _inspect_methods(ports: Ports) -> list[UnaryMethod]:
     ]
 
 
-def _add_health(server: grpc.aio.Server, reporter: HealthReporter) -> None:
+def add_health(server: grpc.aio.Server, reporter: HealthReporter) -> None:
+    """Let `server` answer health checks."""
     health_pb2_grpc.add_HealthServicer_to_server(reporter.servicer, server)
 
 
 def _add_admin(server: grpc.aio.Server, reporter: HealthReporter) -> None:
-    _add_health(server, reporter)
+    add_health(server, reporter)
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
         reflection_servicer((RATE_LIMIT_SERVICE, INSPECT_SERVICE, HEALTH)), server
     )

@@ -22,6 +22,7 @@ from ratelimitd.settings.options import OPTIONS
 from ratelimitd.settings.sources import Values, collect
 from ratelimitd.settings.upstream import Text
 from ratelimitd.settings.upstream_table import UPSTREAM_BY_NAME
+from ratelimitd.settings.values import DataPlane
 from ratelimitd.store.address import AddressOptions, parse_address
 from ratelimitd.transport.listen import ListenAddress, TlsFiles, UnixAddress, is_private
 
@@ -65,16 +66,17 @@ def _build(values: Values, warnings: list[str]) -> Settings | None:
     listen = _listen(values, warnings)
     log = LogSettings(level=values.get(options.LOG_LEVEL), format=values.get(options.LOG_FORMAT))
     workers = values.get(options.WORKERS)
-    if workers > 1:
+    data_plane = values.get(options.DATA_PLANE)
+    if workers > 1 and data_plane is not DataPlane.H2:
         values.problems.append(
-            f"{values.source(options.WORKERS)}: one process answers for now; for more, run more "
-            "daemons on one store"
+            f"{values.source(options.WORKERS)}: {workers} processes need {options.DATA_PLANE.flag} "
+            f"{DataPlane.H2}; with {DataPlane.GRPCIO} one process answers"
         )
     replicas = values.get(options.REPLICAS)
     default_deadline_s = values.get(options.DEFAULT_DEADLINE) / 1e6
     region = values.get(options.REGION)
     metrics_compat = values.get(options.METRICS_COMPAT)
-    decisions = _decisions(values, replicas)
+    decisions = _decisions(values, workers * replicas)
     if policy is None or store is None:
         return None
     return Settings(
@@ -85,6 +87,7 @@ def _build(values: Values, warnings: list[str]) -> Settings | None:
         decisions=decisions,
         default_deadline_s=default_deadline_s,
         workers=workers,
+        data_plane=data_plane,
         replicas=replicas,
         region=region,
         metrics_compat=metrics_compat,
@@ -243,7 +246,7 @@ def _both(values: Values, one: Option[Path | None], other: Option[Path | None]) 
     return False
 
 
-def _decisions(values: Values, replicas: int) -> DecisionOptions:
+def _decisions(values: Values, local_share: int) -> DecisionOptions:
     return DecisionOptions(
         is_shadow_mode=values.get(options.SHADOW_MODE),
         is_quota_mode=values.get(options.QUOTA_MODE),
@@ -254,5 +257,5 @@ def _decisions(values: Values, replicas: int) -> DecisionOptions:
         has_dynamic_metadata=values.get(options.DYNAMIC_METADATA),
         near_limit_ratio=values.get(options.NEAR_LIMIT_RATIO),
         key_prefix=values.get(options.KEY_PREFIX),
-        local_share=replicas,
+        local_share=local_share,
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ratelimitd.decisions.options import DecisionOptions
-from ratelimitd.settings.values import LogLevel, MetricsCompat
+from ratelimitd.settings.values import DataPlane, LogLevel, MetricsCompat
 from ratelimitd.store.address import StoreAddress
 from ratelimitd.telemetry.logs import LogFormat
 from ratelimitd.transport.listen import ListenAddress, TlsFiles
@@ -74,6 +74,7 @@ class Settings:
     decisions: DecisionOptions
     default_deadline_s: float
     workers: int = 1
+    data_plane: DataPlane = DataPlane.GRPCIO
     replicas: int = 1
     region: str = ""
     metrics_compat: MetricsCompat = MetricsCompat.NONE

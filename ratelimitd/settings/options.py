@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ratelimitd.settings import values
 from ratelimitd.settings.option import DURATION, Option
-from ratelimitd.settings.values import LogLevel, MetricsCompat
+from ratelimitd.settings.values import DataPlane, LogLevel, MetricsCompat
 from ratelimitd.telemetry.logs import LogFormat
 from ratelimitd.transport.listen import ListenAddress, TcpAddress
 
@@ -232,7 +232,22 @@ DEFAULT_DEADLINE = _duration(
     "default-deadline", "For calls that come without a deadline.", 500_000, ANSWERS
 )
 
-WORKERS = _number("workers", "Processes that answer; 1 for now.")
+WORKERS = Option(
+    name="workers",
+    help="Processes that answer, one for each core; more than one needs --data-plane h2.",
+    parse=values.parse_workers,
+    default=1,
+    metavar="N",
+    panel=RUNNING,
+)
+DATA_PLANE = Option(
+    name="data-plane",
+    help="Who answers on the gRPC port: h2 (our own server) or grpcio.",
+    parse=values.parse_data_plane,
+    default=DataPlane.GRPCIO,
+    metavar="h2|grpcio",
+    panel=RUNNING,
+)
 REPLICAS = _number(
     "replicas", "Daemons on this store; a limit is divided by it while the store is away."
 )

@@ -17,6 +17,7 @@ from ratelimitd.transport.listen import ListenAddress, TcpAddress, UnixAddress
 # sun_path holds 108 bytes, the last of them zero.
 MAX_UNIX_PATH_BYTES = 107
 MAX_PORT = 65535
+MAX_WORKERS = 256
 MAX_DURATION_US = 10 * 365 * 86_400_000_000
 
 TRUE_TEXTS = frozenset({"1", "t", "T", "TRUE", "true", "True"})
@@ -50,6 +51,13 @@ class MetricsCompat(StrEnum):
 
     NONE = "none"
     ENVOYPROXY = "envoyproxy"
+
+
+class DataPlane(StrEnum):
+    """Which server answers on the gRPC port: our own HTTP/2, or grpcio's."""
+
+    H2 = "h2"
+    GRPCIO = "grpcio"
 
 
 # The reference server's levels that have another name here.
@@ -115,6 +123,11 @@ def parse_count(text: str, *, minimum: int = 0, maximum: int = 2**53 - 1) -> int
 def parse_positive(text: str) -> int:
     """Read a whole number of at least 1."""
     return parse_count(text, minimum=1, maximum=1_000_000)
+
+
+def parse_workers(text: str) -> int:
+    """Read how many processes answer: at least 1, and no more than there are cores anywhere."""
+    return parse_count(text, minimum=1, maximum=MAX_WORKERS)
 
 
 def parse_port(text: str) -> int:
@@ -192,6 +205,14 @@ def parse_metrics_compat(text: str) -> MetricsCompat:
         return MetricsCompat(text.lower())
     except ValueError:
         raise ValueError("write envoyproxy or none") from None
+
+
+def parse_data_plane(text: str) -> DataPlane:
+    """Read which server answers on the gRPC port."""
+    try:
+        return DataPlane(text.lower())
+    except ValueError:
+        raise ValueError("write h2 or grpcio") from None
 
 
 def _unix_address(path: str) -> UnixAddress:

@@ -8,7 +8,7 @@ import secrets
 from dataclasses import dataclass
 from enum import IntEnum
 
-from ratelimitd.errors import InvalidRequest, NotReady, StoreError
+from ratelimitd.errors import InvalidRequest, NotReady, StoreError, UnknownService
 
 
 class GrpcStatus(IntEnum):
@@ -16,6 +16,7 @@ class GrpcStatus(IntEnum):
 
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
     INTERNAL = 13
     UNAVAILABLE = 14
 
@@ -31,6 +32,7 @@ class Answer:
 
 _TABLE: tuple[tuple[type[Exception], GrpcStatus, int], ...] = (
     (InvalidRequest, GrpcStatus.INVALID_ARGUMENT, 400),
+    (UnknownService, GrpcStatus.NOT_FOUND, 400),
     (StoreError, GrpcStatus.UNAVAILABLE, 400),
     (NotReady, GrpcStatus.UNAVAILABLE, 400),
     (TimeoutError, GrpcStatus.DEADLINE_EXCEEDED, 400),

@@ -13,12 +13,9 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 
-from ratelimitd.services.health import HealthState
+from ratelimitd.services.health import SERVICE_NAMES, HealthState
 
 __all__ = ["HEALTH", "HealthReporter"]
-
-# The whole server; the reference server's name; and the service itself, as gRPC clients ask.
-SERVICE_NAMES = ("", "ratelimit", "envoy.service.ratelimit.v3.RateLimitService")
 
 
 class HealthReporter:

@@ -57,22 +57,7 @@ async def start_http(app: ASGIApp, address: ListenAddress, flag: str) -> HttpSer
 async def serve_http(app: ASGIApp, sock: socket.socket, address: ListenAddress) -> HttpServer:
     """Serve `app` on a socket that is bound to `address`, and own the socket and its file."""
     file = sockets.SocketFile(address)
-    server = _Server(
-        uvicorn.Config(
-            app,
-            http=_BoundedProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            # Below it there is a line for each broken request that anybody sends.
-            log_level="error",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            limit_concurrency=MAX_CONNECTIONS,
-        )
-    )
+    server = _Server(to_config(app))
     task = asyncio.create_task(server.serve([sock]), name=f"http {address}")
     started = asyncio.create_task(server.is_started.wait())
     await asyncio.wait((task, started), return_when=asyncio.FIRST_COMPLETED)
@@ -80,6 +65,24 @@ async def serve_http(app: ASGIApp, sock: socket.socket, address: ListenAddress) 
         started.cancel()
         await task
     return HttpServer(address, server, task, file)
+
+
+def to_config(app: ASGIApp) -> uvicorn.Config:
+    """Return how every HTTP connection of ours is served."""
+    return uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        # Below it there is a line for each broken request that anybody sends.
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        limit_concurrency=MAX_CONNECTIONS,
+    )
 
 
 class _Server(uvicorn.Server):
@@ -98,7 +101,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-class _BoundedProtocol(HttpToolsProtocol):
+class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's connection, given up when a request's head is too slow or too large."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -108,14 +111,17 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
+        """Begin to wait for a head."""
         super().connection_made(transport)
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
         self._stop_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Take bytes, unless the head has too many."""
         super().data_received(data)
         if self._is_in_head:
             self._head_bytes += len(data)
@@ -123,12 +129,14 @@ class _BoundedProtocol(HttpToolsProtocol):
                 self.send_400_response("The head of the request is too large.")
 
     def on_message_begin(self) -> None:
+        """Begin to wait for the next head."""
         super().on_message_begin()
         self._is_in_head = True
         self._head_bytes = 0
         self._start_timer()
 
     def on_headers_complete(self) -> None:
+        """Wait no more: the head is complete."""
         self._is_in_head = False
         self._stop_timer()
         super().on_headers_complete()

@@ -92,6 +92,8 @@ class Supervisor:
         # Workers that were given up and may still run, and who waits for their end.
         self._ending: dict[int, Child] = {}
         self._replacing: set[asyncio.Task[None]] = set()
+        # Until all are ready nobody gets a connection: the first one would get them all.
+        self._is_started = False
         self._is_stopping = False
         self._changed = asyncio.Event()
         self._ticking: asyncio.TimerHandle | None = None
@@ -119,6 +121,7 @@ class Supervisor:
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), START_POLL_S)
+        self._is_started = True
         self._acceptor.resume()
 
     def tell_policy(self, files: Mapping[str, bytes] | None, load_error: str = "") -> int:
@@ -154,6 +157,10 @@ class Supervisor:
             _log.warning("%d workers did not end in time and were killed", len(killed))
         self._publisher.close()
 
+    def publish(self) -> None:
+        """Write the counters of this process, so that a scrape shows them as of now."""
+        self._publisher.publish()
+
     def _launch(self, slot: int) -> Child:
         self._number += 1
         options = self._options
@@ -180,7 +187,7 @@ class Supervisor:
         return True
 
     def _has_room(self) -> bool:
-        return any(child.can_take for child in self.children)
+        return self._is_started and any(child.can_take for child in self.children)
 
     def _send(self, child: Child, message: Message) -> None:
         try:
@@ -282,6 +289,8 @@ class Supervisor:
             code = await wait_for_exit(child, KILL_MARGIN_S)
         self._detach(child.channel)
         self._ending.pop(child.number, None)
+        if self._children[child.slot - 1] is child:
+            self._children[child.slot - 1] = None
         self._ended.fold(child.number)
         return -9 if code is None else code
 

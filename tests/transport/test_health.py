@@ -9,9 +9,9 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from ratelimitd.services.health import HealthState
+from ratelimitd.services.health import SERVICE_NAMES, HealthState
 from ratelimitd.services.policy_holder import PolicyHolder
-from ratelimitd.transport.health import SERVICE_NAMES, HealthReporter
+from ratelimitd.transport.health import HealthReporter
 from ratelimitd.transport.reflection import reflection_servicer
 from tests.transport.support import SERVICE, EchoService, serving
 

@@ -10,7 +10,7 @@ from ratelimitd.errors import ConfigError
 from ratelimitd.settings.load import load_policy_settings, load_settings
 from ratelimitd.settings.model import Settings
 from ratelimitd.settings.options import OPTIONS
-from ratelimitd.settings.values import LogLevel, MetricsCompat
+from ratelimitd.settings.values import DataPlane, LogLevel, MetricsCompat
 from ratelimitd.store.address import Endpoint, StoreKind, Tls
 from ratelimitd.telemetry.logs import LogFormat
 from ratelimitd.transport.listen import TcpAddress, TlsFiles, UnixAddress
@@ -73,7 +73,8 @@ FLAGS: dict[str, tuple[str, Read, object, str | None]] = {
     "reset-header": ("X-T", lambda s: s.decisions.reset_header, "X-T", ""),
     "near-limit-ratio": ("0.5", lambda s: s.decisions.near_limit_ratio, 0.5, "1.5"),
     "default-deadline": ("2s", lambda s: s.default_deadline_s, 2.0, "2"),
-    "workers": ("1", lambda s: s.workers, 1, "0"),
+    "workers": ("4", lambda s: (s.workers, s.decisions.local_share), (4, 4), "0"),
+    "data-plane": ("h2", lambda s: s.data_plane, DataPlane.H2, "http2"),
     "replicas": ("3", lambda s: (s.replicas, s.decisions.local_share), (3, 3), "0"),
     "region": ("eu", lambda s: s.region, "eu", None),
     "log-level": ("debug", lambda s: s.log.level, LogLevel.DEBUG, "loud"),
@@ -83,6 +84,7 @@ FLAGS: dict[str, tuple[str, Read, object, str | None]] = {
 }
 # What some flags need beside them to make sense.
 BESIDE = {
+    "workers": {"data-plane": "h2"},
     "grpc-tls-cert": {"grpc-tls-key": "/k"},
     "grpc-tls-key": {"grpc-tls-cert": "/c"},
     "grpc-client-ca": {"grpc-tls-cert": "/c", "grpc-tls-key": "/k"},
@@ -195,12 +197,16 @@ def test_all_problems_are_told_at_once() -> None:
     assert [line.split(":")[0] for line in lines] == ["--grpc", "--log-level", "RATELIMITD_WORKERS"]
 
 
-def test_more_workers_are_refused_with_what_to_do() -> None:
-    (line,) = problems({**LEAST, "workers": "4"}, {})
+def test_more_workers_are_refused_where_only_one_can_answer() -> None:
+    (line,) = problems({**LEAST, "workers": "4", "data-plane": "grpcio"}, {})
 
-    assert line == (
-        "--workers: one process answers for now; for more, run more daemons on one store"
-    )
+    assert line == ("--workers: 4 processes need --data-plane h2; with grpcio one process answers")
+
+
+def test_local_share_is_that_of_one_worker_of_one_replica() -> None:
+    flags = {**LEAST, "workers": "4", "replicas": "3", "data-plane": "h2"}
+
+    assert load_settings(flags, {}).decisions.local_share == 12
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:8082", "[::]:8082", "10.0.0.1:8082", "host:1"])

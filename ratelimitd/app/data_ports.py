@@ -1,0 +1,110 @@
+"""Who serves the ports that gateways call, in the daemon's own process: grpcio or our HTTP/2."""
+
+from contextlib import AsyncExitStack
+
+from ratelimitd.app.engine import Engine
+from ratelimitd.app.h2_port import h2_server
+from ratelimitd.app.servers import HTTP_GRACE_S, DataPorts, Ports, add_health, hot_method
+from ratelimitd.errors import ConfigError
+from ratelimitd.settings.model import ListenSettings, Settings
+from ratelimitd.settings.values import DataPlane
+from ratelimitd.transport import sockets
+from ratelimitd.transport.grpc import GrpcPort, GrpcServer, start_grpc
+from ratelimitd.transport.h2.server import Server
+from ratelimitd.transport.http import HttpPages, http_app
+from ratelimitd.transport.http_server import start_http
+from ratelimitd.transport.listen import ListenAddress
+
+
+def data_ports(settings: Settings, engine: Engine, ports: Ports) -> DataPorts:
+    """Return who serves the gRPC and the HTTP port in this process; nothing is open yet."""
+    if settings.data_plane is DataPlane.H2:
+        return _H2Ports(settings, engine, ports.pages)
+    return _GrpcioPorts(settings.listen, ports)
+
+
+def check_h2(listen: ListenSettings) -> None:
+    """Raise ConfigError for what our HTTP/2 server does not serve."""
+    if listen.tls is not None:
+        raise ConfigError(
+            "--grpc-tls-cert: the h2 data plane speaks no TLS yet; use --data-plane grpcio"
+        )
+
+
+class _GrpcioPorts:
+    """The gRPC port on grpcio's server."""
+
+    def __init__(self, listen: ListenSettings, ports: Ports) -> None:
+        self._listen = listen
+        self._ports = ports
+        self._server: GrpcServer | None = None
+
+    async def open_http(self, stack: AsyncExitStack) -> ListenAddress:
+        return await _open_http(self._listen, self._ports.pages, stack)
+
+    async def open_grpc(self, stack: AsyncExitStack) -> ListenAddress:
+        listen = self._listen
+        port = GrpcPort(
+            address=listen.grpc,
+            flag="--grpc",
+            tls=listen.tls,
+            accepted_names=listen.client_sans,
+            connection_age_ms=listen.connection_age_ms,
+            connection_age_grace_ms=listen.connection_age_grace_ms,
+        )
+        server = await start_grpc(
+            port,
+            [hot_method(self._ports)],
+            observe_call=self._ports.telemetry.observe_call,
+            add_servicers=lambda server: add_health(server, self._ports.reporter),
+        )
+        stack.push_async_callback(server.stop, 0)
+        self._server = server
+        return server.address
+
+    async def drain(self) -> None:
+        assert self._server is not None, "open_grpc comes first"
+        await self._server.stop(self._listen.drain_grace_s)
+
+
+class _H2Ports:
+    """The gRPC port on our HTTP/2 server, in the daemon's loop."""
+
+    def __init__(self, settings: Settings, engine: Engine, pages: HttpPages) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._pages = pages
+        self._server: Server | None = None
+
+    async def open_http(self, stack: AsyncExitStack) -> ListenAddress:
+        check_h2(self._settings.listen)
+        return await _open_http(self._settings.listen, self._pages, stack)
+
+    async def open_grpc(self, stack: AsyncExitStack) -> ListenAddress:
+        address = self._settings.listen.grpc
+        sock = sockets.bind(address, "--grpc")
+        stack.callback(sockets.SocketFile(address).remove)
+        bound = sockets.bound_address(address, sock)
+        series = self._engine.telemetry.workers
+
+        def count() -> None:
+            if 1 in series:
+                series[1].connections_grpc = len(server.links)
+
+        server = h2_server(self._settings, self._engine, on_closed=count)
+        stack.push_async_callback(server.stop, 0)
+        await server.listen(sock)
+        self._server = server
+        return bound
+
+    async def drain(self) -> None:
+        assert self._server is not None, "open_grpc comes first"
+        await self._server.stop(self._settings.listen.drain_grace_s)
+
+
+async def _open_http(
+    listen: ListenSettings, pages: HttpPages, stack: AsyncExitStack
+) -> ListenAddress:
+    http = await start_http(http_app(pages), listen.http, "--http")
+    stack.push_async_callback(http.stop, HTTP_GRACE_S)
+    return http.address

@@ -1,0 +1,60 @@
+"""The gRPC port on our own HTTP/2 server: which methods it has, and for how long it lets them."""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from grpc_health.v1 import health_pb2
+
+from ratelimitd.app.engine import Engine
+from ratelimitd.services.health_check import HealthCheckService
+from ratelimitd.services.hot_path import HotPath
+from ratelimitd.settings.model import ListenSettings, Settings
+from ratelimitd.transport.h2.link import Link, Timeouts
+from ratelimitd.transport.h2.server import Server
+from ratelimitd.transport.h2.unary import Calls, Method, from_service
+
+SHOULD_RATE_LIMIT: Final = b"/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
+HEALTH_CHECK: Final = b"/grpc.health.v1.Health/Check"
+
+
+def h2_server(settings: Settings, engine: Engine, on_closed: Callable[[], None]) -> Server:
+    """Return a server without connections; `on_closed` is called after each that ends."""
+    return _Server(
+        _methods(engine),
+        Calls(engine.telemetry.observe_call, settings.default_deadline_s),
+        _timeouts(settings.listen),
+        on_closed,
+    )
+
+
+def _methods(engine: Engine) -> Mapping[bytes, Method]:
+    health = HealthCheckService(engine.health)
+    return {
+        SHOULD_RATE_LIMIT: Method("ShouldRateLimit", HotPath(engine.service).serve),
+        HEALTH_CHECK: from_service("Check", health_pb2.HealthCheckRequest, health.check),
+    }
+
+
+def _timeouts(listen: ListenSettings) -> Timeouts:
+    return Timeouts(
+        max_age_s=max(1, listen.connection_age_ms // 1000),
+        grace_s=max(1, listen.connection_age_grace_ms // 1000),
+    )
+
+
+class _Server(Server):
+    """A server that tells when a connection ended."""
+
+    def __init__(
+        self,
+        methods: Mapping[bytes, Method],
+        on_calls: Calls,
+        timeouts: Timeouts,
+        on_closed: Callable[[], None],
+    ) -> None:
+        super().__init__(methods, on_calls, timeouts=timeouts)
+        self._on_closed = on_closed
+
+    def remove(self, link: Link, reason: str) -> None:
+        super().remove(link, reason)
+        self._on_closed()
