@@ -25,7 +25,7 @@ class DefectLog:
         self._now = now
         self._times: deque[float] = deque(maxlen=LINES_PER_SECOND)
 
-    def record(self, error: BaseException, text: str, *args: object) -> None:
+    def record(self, error: BaseException | None, text: str, *args: object) -> None:
         """Log `text` % `args` with the traceback of `error`, or count that it was not."""
         now_s = self._now()
         if len(self._times) == LINES_PER_SECOND and now_s - self._times[0] < SPAN_S:

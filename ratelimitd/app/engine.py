@@ -64,7 +64,6 @@ async def open_engine(
         opened=opened,
         health=health,
         telemetry=telemetry,
-        timeout_s=settings.store.timeout_s,
         on_change=on_change,
     )
     await watch.look()
@@ -102,6 +101,7 @@ async def _open_store(settings: Settings, telemetry: Telemetry, local: LocalCoun
         measure=lambda send: measured(send, telemetry, time.monotonic),
         on_late=telemetry.late_answer,
         on_unreadable=telemetry.unreadable_state,
+        on_give_back=telemetry.give_backs,
         on_event=lambda line: log.info("%s", line),
     )
     return await open_store(

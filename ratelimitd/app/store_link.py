@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from ratelimitd.decisions.plan import Plan, Reply
 from ratelimitd.errors import StoreError
 from ratelimitd.services.health import HealthState
-from ratelimitd.store.hash_secret import HASH_SECRET_KEY
-from ratelimitd.store.open import OpenStore
+from ratelimitd.store.open import OpenStore, StoreState
 from ratelimitd.telemetry.counters import BreakerState, Telemetry
 
 _log = logging.getLogger("ratelimitd.store")
@@ -67,24 +66,25 @@ class StoreWatch:
     opened: OpenStore
     health: HealthState
     telemetry: Telemetry
-    timeout_s: float
     on_change: Callable[[], Awaitable[None]]
-    _reason: str = field(default="not asked yet")
+    _told: StoreState | None = field(default=None)
 
     async def look(self) -> None:
         """Ask the store for a sign of life, and log it when that changed."""
-        reason = await self._find_problem()
+        state, told = await self.opened.look(), self._told
         is_open = self.opened.is_breaker_open
         self.telemetry.set_breaker(BreakerState.OPEN if is_open else BreakerState.CLOSED)
-        if reason == self._reason:
+        # The reason may change with each look, and is told once.
+        if told is not None and told.counts == state.counts:
             return
-        was_up = self.health.is_store_up
-        self.health.is_store_up = not reason
-        if not reason:
+        self._told = state
+        self.health.is_store_up = state.is_up
+        self.health.store_note = state.summary if state.problem else ""
+        if not state.problem:
             _log.info("the store answers: %s", self.opened.address)
-        elif was_up or self._reason == "not asked yet":
-            _log.warning("the store does not answer: %s", reason)
-        self._reason = reason
+        else:
+            how = "answers in part" if state.is_up else "does not answer"
+            _log.warning("the store %s: %s", how, state)
         await self.on_change()
 
     async def run(self) -> None:
@@ -96,14 +96,6 @@ class StoreWatch:
             looks += 1
             await asyncio.sleep(LOOK_INTERVAL_S)
             await self.look()
-
-    async def _find_problem(self) -> str:
-        key = HASH_SECRET_KEY
-        try:
-            await self.opened.client.run_on(key, "GET", key, timeout_s=self.timeout_s)
-        except StoreError as error:
-            return str(error)
-        return ""
 
     async def _sample(self) -> None:
         found = await self.opened.sample()

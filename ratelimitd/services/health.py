@@ -16,13 +16,15 @@ SERVICE_NAMES = ("", "ratelimit", "envoy.service.ratelimit.v3.RateLimitService")
 class HealthState:
     """What health depends on; the composition root keeps it true.
 
-    `needs_policy` and `needs_store` are switches of the operator.
+    `needs_policy` and `needs_store` are switches of the operator; `store_note` says what is wrong
+    with a store that answers.
     """
 
     holder: PolicyHolder
     needs_policy: bool = False
     needs_store: bool = False
     is_store_up: bool = False
+    store_note: str = ""
     is_draining: bool = False
 
     def problems(self) -> tuple[str, ...]:
@@ -50,6 +52,6 @@ class HealthState:
             told = f"ok, {policy.revision}" if policy else "none loaded"
         return {
             "policy": told,
-            "store": "ok" if self.is_store_up else "unreachable",
+            "store": (self.store_note or "ok") if self.is_store_up else "unreachable",
             "daemon": "draining" if self.is_draining else "ok",
         }

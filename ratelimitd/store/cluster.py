@@ -5,17 +5,21 @@ when. With limits of a request in one partition nobody sees anything in between.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from ratelimitd.decisions.keys import slot_of
 from ratelimitd.decisions.plan import Plan, Reply
-from ratelimitd.errors import StoreError, StoreUnavailable
+from ratelimitd.defects import DefectLog
+from ratelimitd.errors import StoreError, StoreReplyLost
 from ratelimitd.store.connection import STORE_TIMEOUT_S
 from ratelimitd.store.exchange import script_call
 from ratelimitd.store.partitions import Part, PartAnswer, merge, split
 from ratelimitd.store.scripts import Script, Scripts
 from ratelimitd.store.topology import ClusterClient
 from ratelimitd.store.wire import Charge, from_reply, to_arguments, to_give_back_arguments
+
+_log = logging.getLogger(__name__)
 
 
 class ClusterStore:
@@ -27,11 +31,17 @@ class ClusterStore:
         scripts: Scripts,
         *,
         on_unreadable: Callable[[int], None] | None = None,
+        on_give_back: Callable[[int, int], None] | None = None,
     ) -> None:
-        """`on_unreadable` is told how many counters held garbage and counted as absent."""
+        """`on_unreadable` is told how many counters held garbage and counted as absent.
+
+        `on_give_back` is told how many charges were given back, and how many were not.
+        """
         self._client = client
         self._scripts = scripts
         self._on_unreadable = on_unreadable
+        self._on_give_back = on_give_back
+        self._reports = DefectLog(_log)
         self._giving_back: set[asyncio.Task[None]] = set()
 
     async def check(self, plans: Sequence[Plan], *, timeout_s: float) -> list[Reply]:
@@ -90,10 +100,27 @@ class ClusterStore:
             (slot_of(tag), script_call(self._scripts.give_back, *to_give_back_arguments(own)))
             for tag, own in charges.items()
         ]
+        error: Exception | None = None
         try:
-            await self._client.run_by_slot(commands, timeout_s=STORE_TIMEOUT_S)
-        except StoreUnavailable:
-            return
+            answers = await self._client.run_by_slot(commands, timeout_s=STORE_TIMEOUT_S)
+        except StoreError as unsent:
+            answers = [unsent] * len(commands)
+        except Exception as defect:  # noqa: BLE001 - a task that nobody awaits: it would be silent
+            error, answers = defect, [StoreReplyLost(f"a {type(defect).__name__}")] * len(commands)
+        lost = 0
+        reason: object = ""
+        for own, answer in zip(charges.values(), answers, strict=True):
+            if isinstance(answer, StoreError):
+                lost, reason = lost + len(own), answer
+        if self._on_give_back is not None:
+            self._on_give_back(sum(map(len, charges.values())) - lost, lost)
+        if lost:
+            self._reports.record(
+                error,
+                "%d charges of refused requests stay spent until their window ends: %s",
+                lost,
+                reason,
+            )
 
 
 def _all_or_raise(answers: Sequence[Reply | StoreError]) -> list[Reply]:

@@ -116,8 +116,9 @@ class NodeClient:
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self.breaker.close()
-        while self._idle:
-            await close(self._idle.pop())
+        idle, self._idle = self._idle, []
+        # Each may wait for its server; together they wait as long as one.
+        await asyncio.gather(*map(close, idle))
 
     async def _run_one(self, command: Command, *, timeout_s: float) -> object:
         (answer,) = await self.run_all([command], timeout_s=timeout_s)

@@ -33,7 +33,7 @@ async def dial(address: StoreAddress, endpoint: Endpoint) -> AbstractConnection:
         await _ask_for_a_sign(connection)
     except ConfigError as error:
         raise StoreUnavailable(str(error)) from error
-    except (redis_errors.RedisError, OSError) as error:
+    except (redis_errors.RedisError, OSError, UnicodeError) as error:
         await _abandon(connection)
         unavailable = from_dial_error(error, endpoint)
         if has_shaken_hands and address.tls and not address.tls.certificate_file:
@@ -43,6 +43,18 @@ async def dial(address: StoreAddress, endpoint: Endpoint) -> AbstractConnection:
         await _abandon(connection)
         raise
     return connection
+
+
+def check_usable(address: StoreAddress) -> None:
+    """Raise ConfigError for what no later dial could do better: files and names as they are."""
+    address.credentials.read()
+    if address.tls is not None:
+        _to_context(address.tls)
+    for endpoint in address.endpoints:
+        try:
+            endpoint.host.encode("idna")
+        except UnicodeError as error:
+            raise ConfigError(f"store URL: {endpoint.host!r} is not a host name") from error
 
 
 def is_alive(connection: AbstractConnection) -> bool:

@@ -9,6 +9,7 @@ Rules:
 
 import os
 import re
+import socket
 import ssl
 
 from redis import exceptions as redis_errors
@@ -126,6 +127,10 @@ def _dial_cause(cause: BaseException, endpoint: Endpoint) -> StoreUnavailable | 
             return reply if isinstance(reply, StoreUnavailable) else _handshake(reply)
         case redis_errors.ConnectionError() if _code_of(cause) == "MAXCLIENTS":
             problem = _NOT_RUN["MAXCLIENTS"]
+        case socket.gaierror():
+            problem = f"cannot look up its host: {cause.strerror}"
+        case UnicodeError():
+            problem = "cannot look up its host: not a host name"
         case OSError():
             problem = f"cannot connect: {_reason_of(cause)}"
         case _:

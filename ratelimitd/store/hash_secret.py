@@ -10,7 +10,6 @@ Rules:
 """
 
 import secrets
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -65,14 +64,11 @@ class HashSecret:
     `is_known` is False until the store was asked once: what is hashed before counts elsewhere.
     """
 
-    def __init__(
-        self, given: bytes | None = None, *, on_change: Callable[[bytes], None] | None = None
-    ) -> None:
-        """A `given` secret is the operator's and final; `on_change` is told the one adopted."""
+    def __init__(self, given: bytes | None = None) -> None:
+        """A `given` secret is the operator's and final."""
         self.value = given or secrets.token_bytes(SECRET_BYTES)
         self.is_known = given is not None
         self._is_given = given is not None
-        self._on_change = on_change
 
     async def refresh(self, client: Commands, *, timeout_s: float) -> bool:
         """Keep the store's secret alive, adopt it if it is another; False if the store is away."""
@@ -83,8 +79,5 @@ class HashSecret:
         except StoreError:
             return False
         self.is_known = True
-        if kept != self.value:
-            self.value = kept
-            if self._on_change is not None:
-                self._on_change(kept)
+        self.value = kept
         return True

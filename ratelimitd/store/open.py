@@ -5,26 +5,32 @@ an operator wrote wrongly does: ConfigError.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ratelimitd.decisions.plan import Plan, Reply
+from ratelimitd.defects import DefectLog
 from ratelimitd.errors import ConfigError, StoreError
 from ratelimitd.store.address import StoreAddress, StoreKind
 from ratelimitd.store.batcher import Batcher, Send
 from ratelimitd.store.breaker import OnChange
 from ratelimitd.store.cluster import ClusterStore
 from ratelimitd.store.connection import STORE_TIMEOUT_S, NodeClient
+from ratelimitd.store.dial import check_usable
 from ratelimitd.store.embedded import DEFAULT_MAX_MEMORY_BYTES, EmbeddedServer, start_embedded
 from ratelimitd.store.hash_secret import HASH_SECRET_KEY, REFRESH_INTERVAL_S, HashSecret
 from ratelimitd.store.info import StoreSample, add, sample
+from ratelimitd.store.port import Store
 from ratelimitd.store.scripts import load_scripts
 from ratelimitd.store.single import SingleStore
 from ratelimitd.store.topology import ClusterClient
 
 # Until the store's hash secret is known sensitive counters stand on keys of our own.
 FIRST_SECRET_INTERVAL_S = 0.2
+
+_log = logging.getLogger(__name__)
 
 
 def _ignore(*_: object) -> None:
@@ -41,8 +47,9 @@ class StoreOptions:
     """What an operator may set, and who listens.
 
     `on_breaker` is told (is_open, reason), `on_unreadable` how many counters held garbage,
-    `on_late` how many answers came after their callers had left, `on_hash_secret` that the store's
-    secret was adopted, `on_event` one line for the log. `measure` wraps what sends a batch.
+    `on_late` how many answers came after their callers had left, `on_give_back` how many charges
+    a Cluster took back and how many it did not, `on_event` one line for the log. `measure` wraps
+    what sends a batch.
     """
 
     timeout_s: float = STORE_TIMEOUT_S
@@ -52,8 +59,40 @@ class StoreOptions:
     measure: Callable[[Send], Send] = _unmeasured
     on_late: Callable[[int], None] = _ignore
     on_unreadable: Callable[[int], None] = _ignore
-    on_hash_secret: Callable[[bytes], None] = _ignore
+    on_give_back: Callable[[int, int], None] = _ignore
     on_event: Callable[[str], None] = _ignore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreState:
+    """How many servers of a store answer, of how many; `problem` is what one that does not says."""
+
+    answering: int
+    servers: int
+    problem: str = ""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether some decisions can be made."""
+        return self.answering > 0
+
+    @property
+    def counts(self) -> tuple[int, int, bool]:
+        """Return what makes one state another."""
+        return self.answering, self.servers, bool(self.problem)
+
+    @property
+    def summary(self) -> str:
+        """Return how many nodes of a Cluster answer; empty for a single server."""
+        if self.servers == 1:
+            return ""
+        return f"{self.answering} of {self.servers} nodes answer"
+
+    def __str__(self) -> str:
+        """Return the problem, in a Cluster after how many nodes answer; empty if all do."""
+        if self.problem and self.summary:
+            return f"{self.summary}: {self.problem}"
+        return self.problem
 
 
 class OpenStore:
@@ -69,14 +108,19 @@ class OpenStore:
         now = asyncio.get_running_loop().time
         scripts = load_scripts()
         self.address = address
-        self.hash_secret = HashSecret(options.hash_secret, on_change=options.on_hash_secret)
-        self.store: SingleStore | ClusterStore
+        self.hash_secret = HashSecret(options.hash_secret)
+        self.store: Store
         self.client: NodeClient | ClusterClient
         if address.kind is StoreKind.CLUSTER:
             self.client = ClusterClient(
                 address, store_timeout_s=options.timeout_s, now=now, on_breaker=self._on_breaker
             )
-            self.store = ClusterStore(self.client, scripts, on_unreadable=options.on_unreadable)
+            self.store = ClusterStore(
+                self.client,
+                scripts,
+                on_unreadable=options.on_unreadable,
+                on_give_back=options.on_give_back,
+            )
         else:
             (endpoint,) = address.endpoints
             self.client = NodeClient(
@@ -91,6 +135,7 @@ class OpenStore:
         self._tell_breaker = options.on_breaker
         self._was_breaker_open = False
         self._timeout_s = options.timeout_s
+        self._defects = DefectLog(_log)
         self._maintaining = asyncio.create_task(self._maintain())
 
     @property
@@ -98,15 +143,20 @@ class OpenStore:
         """Whether a server of the store is being refused at once."""
         return any(client.breaker.is_open for client in self._clients())
 
-    async def is_answering(self) -> bool:
-        """Whether the store answers now; for readiness and the first log line."""
-        try:
-            await self.client.run_on(
-                HASH_SECRET_KEY, "GET", HASH_SECRET_KEY, timeout_s=self._timeout_s
-            )
-        except StoreError:
-            return False
-        return True
+    async def look(self) -> StoreState:
+        """Ask for a key, as decisions do, and in a Cluster every node for a sign of life."""
+        key = HASH_SECRET_KEY
+        problem = await _problem(self.client.run_on(key, "GET", key, timeout_s=self._timeout_s))
+        nodes = [] if isinstance(self.client, NodeClient) else self.client.nodes
+        if not nodes:
+            return StoreState(answering=0 if problem else 1, servers=1, problem=problem)
+        pings = (_problem(node.run("PING", timeout_s=self._timeout_s)) for node in nodes)
+        silent = [found for found in await asyncio.gather(*pings) if found]
+        return StoreState(
+            answering=len(nodes) - len(silent),
+            servers=len(nodes),
+            problem=silent[0] if silent else problem,
+        )
 
     async def sample(self) -> StoreSample:
         """Return memory, evictions and keys, summed over nodes; None where it may not be known."""
@@ -118,8 +168,7 @@ class OpenStore:
         self._maintaining.cancel()
         await asyncio.wait({self._maintaining})
         await self.batcher.close()
-        if isinstance(self.store, ClusterStore):
-            await self.store.close()
+        await self.store.close()
         await self.client.close()
         if self.embedded is not None:
             await self.embedded.stop()
@@ -140,14 +189,30 @@ class OpenStore:
     async def _maintain(self) -> None:
         """Learn the store's hash secret soon, then keep it alive."""
         while True:
-            is_known = await self.hash_secret.refresh(self.client, timeout_s=self._timeout_s)
+            is_known = False
+            try:
+                is_known = await self.hash_secret.refresh(self.client, timeout_s=self._timeout_s)
+            except Exception as error:  # noqa: BLE001 - the secret expires if nobody goes on
+                self._defects.record(error, "the store's hash secret cannot be kept")
             await asyncio.sleep(REFRESH_INTERVAL_S if is_known else FIRST_SECRET_INTERVAL_S)
+
+
+async def _problem(call: Awaitable[object]) -> str:
+    try:
+        await call
+    except StoreError as error:
+        return str(error)
+    return ""
 
 
 async def open_store(
     address: StoreAddress, *, data_dir: Path, options: StoreOptions | None = None
 ) -> OpenStore:
-    """Open `address`; `data_dir` is where an embedded server lives."""
+    """Open `address`; `data_dir` is where an embedded server lives.
+
+    ConfigError if it could never be reached: its password file, TLS files or host cannot be used.
+    """
+    check_usable(address)
     options = options or StoreOptions()
     embedded: EmbeddedServer | None = None
     if address.kind is StoreKind.EMBEDDED:

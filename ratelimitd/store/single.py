@@ -41,6 +41,9 @@ class SingleStore:
         """Decide and charge `plans`; on one server they share their fate."""
         return await self.check(plans, timeout_s=timeout_s)
 
+    async def close(self) -> None:
+        """Do nothing: every answer is the end of its call."""
+
     async def _run(self, script: Script, plans: Sequence[Plan], timeout_s: float) -> list[Reply]:
         if not plans:
             return []

@@ -8,9 +8,11 @@ Rules:
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 
 from ratelimitd.decisions.keys import SLOTS, slot_of
+from ratelimitd.defects import DefectLog
 from ratelimitd.errors import StoreError, StoreUnavailable
 from ratelimitd.store.address import Endpoint, StoreAddress
 from ratelimitd.store.breaker import OnChange
@@ -20,6 +22,8 @@ from ratelimitd.store.failures import Redirected
 
 MAX_REDIRECTS = 3
 REFRESH_PAUSE_S = 0.2
+
+_log = logging.getLogger(__name__)
 
 
 class ClusterClient:
@@ -44,6 +48,7 @@ class ClusterClient:
         self._refreshed_at = -REFRESH_PAUSE_S
         self._problem = StoreUnavailable(f"store {address}: no node was asked yet")
         self._is_closed = False
+        self._defects = DefectLog(_log)
 
     @property
     def nodes(self) -> Sequence[NodeClient]:
@@ -155,10 +160,12 @@ class ClusterClient:
                 reply = await self._client(endpoint).run(
                     "CLUSTER", "SLOTS", timeout_s=self._store_timeout_s
                 )
+                self._owners = _read_slots(reply, endpoint)
             except StoreError as error:
                 self._problem = StoreUnavailable(str(error))
+            except Exception as error:  # noqa: BLE001 - one odd node must not hide the others
+                self._defects.record(error, "the map of slots of %s cannot be read", endpoint)
             else:
-                self._owners = _read_slots(reply, endpoint)
                 await self._retire()
                 return
 

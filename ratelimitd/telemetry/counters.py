@@ -55,6 +55,8 @@ class StoreSeries:
         "checks",
         "errors",
         "evicted_keys",
+        "give_backs_done",
+        "give_backs_lost",
         "keys",
         "late_answers",
         "max_memory_bytes",
@@ -76,6 +78,8 @@ class StoreSeries:
         self.queued_checks = 0
         self.late_answers = 0
         self.unreadable_states = 0
+        self.give_backs_done = 0
+        self.give_backs_lost = 0
         self.used_memory_bytes: int | None = None
         self.max_memory_bytes: int | None = None
         self.evicted_keys: int | None = None
@@ -210,6 +214,11 @@ class Telemetry:
     def late_answer(self, count: int = 1) -> None:
         """Count store answers that came after their request was answered by its deadline."""
         self.store.late_answers += count
+
+    def give_backs(self, done: int, lost: int) -> None:
+        """Count charges of refused requests that a Cluster took back, and that it did not."""
+        self.store.give_backs_done += done
+        self.store.give_backs_lost += lost
 
     def unreadable_state(self, count: int = 1) -> None:
         """Count stored values that no version of the script wrote; they were overwritten."""

@@ -206,6 +206,14 @@ def _store(telemetry: Telemetry) -> Iterator[Metric]:
         "Stored values that could not be read, counted as absent and overwritten.",
         value=store.unreadable_states,
     )
+    give_backs = CounterMetricFamily(
+        "ratelimitd_store_give_backs",
+        "Charges of refused requests that a Cluster had to take back.",
+        labels=("result",),
+    )
+    give_backs.add_metric(["done"], store.give_backs_done)
+    give_backs.add_metric(["lost"], store.give_backs_lost)
+    yield give_backs
     yield from _store_info(telemetry)
 
 

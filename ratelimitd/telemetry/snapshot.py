@@ -36,7 +36,14 @@ RULE_COUNTS: Final = (
 )
 TOTALS: Final = ("domain_not_found", "global_shadow", "deny_cache_answers", "worker_restarts")
 STORE_HISTOGRAMS: Final = ("seconds", "checks", "plans")
-STORE_COUNTS: Final = ("breaker_opened", "queued_checks", "late_answers", "unreadable_states")
+STORE_COUNTS: Final = (
+    "breaker_opened",
+    "queued_checks",
+    "late_answers",
+    "unreadable_states",
+    "give_backs_done",
+    "give_backs_lost",
+)
 STORE_INFO: Final = ("used_memory_bytes", "max_memory_bytes", "evicted_keys", "keys")
 POLICY_VALUES: Final = (
     "revision",

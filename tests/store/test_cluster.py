@@ -1,5 +1,8 @@
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +11,8 @@ from ratelimitd.decisions.plan import Check, Plan
 from ratelimitd.errors import StoreError, StoreReplyLost, StoreUnavailable
 from ratelimitd.store.address import parse_address
 from ratelimitd.store.cluster import ClusterStore
-from ratelimitd.store.scripts import Scripts
+from ratelimitd.store.open import open_store
+from ratelimitd.store.scripts import Script, Scripts
 from ratelimitd.store.topology import ClusterClient
 from tests.store.conftest import MakeClient
 from tests.store.plans import keys_of_all_partitions, make_limit, make_plan, one
@@ -102,6 +106,34 @@ async def test_refusal_in_one_partition_gives_back_what_others_charged(
     assert [result.is_over for result in reply.results] == [False, True, False, False]
     assert [result.used_final for result in reply.results] == [0, 0, 2, 0]
     assert [await count_of(store, key) for key in (first, second, third)] == [0, 0, 2]
+
+
+async def test_charges_that_are_not_given_back_are_counted_and_told(
+    client: ClusterClient, scripts: Scripts, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given
+    told: list[tuple[int, int]] = []
+    text = b"return redis.error_reply('ERR broken')"
+    broken = Script("give_back", text, hashlib.sha1(text, usedforsecurity=False).hexdigest())
+    first, second, third = far_apart()
+    plan = make_plan(
+        Check(first, make_limit(10, counts_denied=False), 1),
+        Check(second, make_limit(0, counts_denied=False), 1),
+        Check(third, make_limit(10, counts_denied=False), 1),
+    )
+    # when
+    for give_back in (scripts.give_back, broken):
+        store = ClusterStore(
+            client,
+            replace(scripts, give_back=give_back),
+            on_give_back=lambda *counts: told.append(counts),
+        )
+        await store.check([plan], timeout_s=T)
+        await store.close()
+    # then
+    assert told == [(2, 0), (0, 2)]
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line.startswith("2 charges of refused requests stay spent until their window ends")
 
 
 async def test_admitted_request_is_charged_in_every_partition(store: ClusterStore) -> None:
@@ -276,6 +308,22 @@ async def test_dead_node_fails_its_own_requests_and_returns(
     assert [isinstance(answer, StoreError) for answer in answers] == [False, False, True, True]
     assert isinstance(answers[3], StoreReplyLost)
     assert recovered
+
+
+async def test_look_at_a_cluster_tells_how_many_nodes_answer(
+    own_cluster: Cluster, tmp_path: Path
+) -> None:
+    # given
+    opened = await open_store(parse_address(own_cluster.url), data_dir=tmp_path)
+    whole = await opened.look()
+    # when
+    own_cluster.nodes[1].kill()
+    part = await opened.look()
+    await opened.close()
+    # then
+    assert (whole.is_up, str(whole)) == (True, "")
+    assert (part.is_up, part.answering, part.servers) == (True, 2, 3)
+    assert str(part).startswith("2 of 3 nodes answer: store ")
 
 
 async def _eventually(store: ClusterStore, plans: list[Plan]) -> bool:

@@ -7,9 +7,9 @@ import pytest
 
 from ratelimitd.decisions.plan import Plan, Reply
 from ratelimitd.errors import ConfigError, StoreError
-from ratelimitd.store.address import parse_address
+from ratelimitd.store.address import AddressOptions, parse_address
 from ratelimitd.store.batcher import Send
-from ratelimitd.store.hash_secret import HASH_SECRET_KEY
+from ratelimitd.store.hash_secret import HASH_SECRET_KEY, Commands, HashSecret
 from ratelimitd.store.open import OpenStore, StoreOptions, open_store
 from tests.store.plans import make_limit, make_plan, one
 from tests.support.servers import Cluster, MakeServer, Server
@@ -37,13 +37,13 @@ async def test_open_store_decides_and_counts_its_batches(
     replies = await asyncio.gather(
         *(store.batcher.check(one("a", limit=3), timeout_s=5) for _ in range(5))
     )
-    is_answering = await store.is_answering()
+    state = await store.look()
     sampled = await store.sample()
     await store.close()
     # then
     assert [reply.is_refused for reply in replies] == [False] * 3 + [True] * 2
     assert sizes == [5]
-    assert is_answering
+    assert (state.is_up, str(state)) == (True, "")
     assert sampled.keys == 2
     assert store_server.execute("GET", HASH_SECRET_KEY) == store.hash_secret.value
 
@@ -72,15 +72,10 @@ async def test_open_store_starts_without_its_store_and_recovers_within_a_second(
     # given
     server = make_server("valkey9")
     server.kill()
-    adopted: list[bytes] = []
-    store = await open_store(
-        parse_address(server.url),
-        data_dir=tmp_path,
-        options=StoreOptions(on_hash_secret=adopted.append),
-    )
+    store = await open_store(parse_address(server.url), data_dir=tmp_path)
     with pytest.raises(StoreError):
         await store.batcher.check(one("a"), timeout_s=5)
-    assert not await store.is_answering()
+    state = await store.look()
     # when
     server.start()
     server.execute("SET", HASH_SECRET_KEY, b"s" * 32)
@@ -88,13 +83,14 @@ async def test_open_store_starts_without_its_store_and_recovers_within_a_second(
     while not await _answers(store):
         assert time.monotonic() < returned + 10
     recovery_s = time.monotonic() - returned
-    while not adopted:
+    while store.hash_secret.value != b"s" * 32:
         await asyncio.sleep(0.01)
         assert time.monotonic() < returned + 10
     await store.close()
     # then
     assert recovery_s < 1
-    assert store.hash_secret.value == b"s" * 32
+    assert not state.is_up
+    assert "cannot connect" in str(state)
 
 
 async def test_open_store_answers_at_once_while_the_breaker_is_open(
@@ -122,6 +118,66 @@ async def test_open_store_answers_at_once_while_the_breaker_is_open(
     # then
     assert spent_s < 2
     assert told == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "line"),
+    [
+        (
+            "redis://localhost:1",
+            AddressOptions(password_file=Path("/nowhere/secret")),
+            "store password file /nowhere/secret: No such file or directory",
+        ),
+        (
+            "rediss://localhost:1",
+            AddressOptions(tls_ca_file=Path("/nowhere/ca")),
+            "store TLS files /nowhere/ca: No such file or directory",
+        ),
+        ("redis://a..b:1", AddressOptions(), "store URL: 'a..b' is not a host name"),
+    ],
+)
+async def test_store_that_can_never_be_reached_is_not_opened(
+    tmp_path: Path, url: str, options: AddressOptions, line: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        await open_store(parse_address(url, options), data_dir=tmp_path)
+
+    assert str(raised.value) == line
+
+
+async def test_host_that_nobody_knows_is_told(tmp_path: Path) -> None:
+    opened = await open_store(
+        parse_address("redis://no-such-host.invalid:1"),
+        data_dir=tmp_path,
+        options=StoreOptions(timeout_s=10),
+    )
+    state = await opened.look()
+    await opened.close()
+
+    assert "cannot look up its host: " in str(state)
+
+
+async def test_store_is_maintained_after_a_defect(
+    redis7: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given
+    mended = asyncio.Event()
+
+    class Broken(HashSecret):
+        async def refresh(self, client: Commands, *, timeout_s: float) -> bool:
+            if not caplog.records:
+                raise ValueError("a defect")
+            mended.set()
+            return await super().refresh(client, timeout_s=timeout_s)
+
+    # when
+    opened = OpenStore(parse_address(redis7.url), StoreOptions(), None)
+    opened.hash_secret = Broken()
+    await asyncio.wait_for(mended.wait(), 10)
+    await opened.close()
+    # then
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line == "the store's hash secret cannot be kept"
 
 
 async def test_large_plans_and_long_lists_are_decided(redis7: Server, tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def test_scrape_shows_requests_store_policy_logs_and_build() -> None:
     telemetry.set_queue_depth(7)
     telemetry.late_answer()
     telemetry.unreadable_state(2)
+    telemetry.give_backs(5, 1)
     telemetry.store_info(used_memory_bytes=1_000, max_memory_bytes=2_000, evicted_keys=4, keys=9)
     telemetry.logs.dropped_full += 5
 
@@ -91,6 +92,8 @@ def test_scrape_shows_requests_store_policy_logs_and_build() -> None:
     assert value(result, "ratelimitd_store_queued_checks") == 7
     assert value(result, "ratelimitd_store_late_answers_total") == 1
     assert value(result, "ratelimitd_store_unreadable_state_total") == 2
+    assert value(result, "ratelimitd_store_give_backs_total", result="done") == 5
+    assert value(result, "ratelimitd_store_give_backs_total", result="lost") == 1
     assert value(result, "ratelimitd_store_used_memory_bytes") == 1_000
     assert value(result, "ratelimitd_store_max_memory_bytes") == 2_000
     assert value(result, "ratelimitd_store_evicted_keys_total") == 4

@@ -51,6 +51,7 @@ def busy_telemetry(hits: int = 1) -> Telemetry:
     telemetry.set_queue_depth(7)
     telemetry.late_answer(2)
     telemetry.unreadable_state(3)
+    telemetry.give_backs(2, 1)
     telemetry.store_info(used_memory_bytes=1, max_memory_bytes=2, evicted_keys=3, keys=4)
     telemetry.domain_not_found = 8
     telemetry.global_shadow = 9
