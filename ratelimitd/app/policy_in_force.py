@@ -1,7 +1,9 @@
 """What a process makes of a loaded policy: requests, metrics and pages show it at once."""
 
+import asyncio
 import time
 
+from ratelimitd.app.compiler import PAUSE_S
 from ratelimitd.policy.dump import to_json_head
 from ratelimitd.policy.loaded import Loaded
 from ratelimitd.services.policy_holder import PolicyHolder
@@ -10,12 +12,13 @@ from ratelimitd.telemetry.counters import Telemetry
 _NO_DOMAINS = b'"domains": []\n}\n'
 
 
-def put_in_force(loaded: Loaded, holder: PolicyHolder, telemetry: Telemetry) -> None:
-    """Replace the policy; nothing here takes longer for a larger one."""
+async def put_in_force(loaded: Loaded, holder: PolicyHolder, telemetry: Telemetry) -> None:
+    """Replace the policy at once; the rows of metrics follow in steps."""
     holder.policy = loaded.policy
     holder.listing = loaded.listing
     holder.load_error = ""
-    telemetry.policy_loaded(loaded.policy, now_s=time.time(), names=loaded.names)
+    for _ in telemetry.policy_loaded(loaded.policy, now_s=time.time(), names=loaded.names):
+        await asyncio.sleep(PAUSE_S)
 
 
 def policy_page(holder: PolicyHolder) -> tuple[bytes, ...]:

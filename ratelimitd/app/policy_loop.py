@@ -135,10 +135,10 @@ class PolicyLoop:
 
     async def _put_in_force(self, loaded: Loaded, reading: Reading) -> None:
         policy, before = loaded.policy, self.holder.policy
-        put_in_force(loaded, self.holder, self.telemetry)
         self.files = reading.files()
         self._failure = None
         self.source.settle(reading)
+        await put_in_force(loaded, self.holder, self.telemetry)
         if before is None or before.revision != policy.revision:
             _log.info(
                 "policy in force",

@@ -153,7 +153,7 @@ class RateLimitWork:
 
     async def _put_in_force(self, loaded: Loaded) -> None:
         old, self._parts = self._parts, loaded.parts
-        put_in_force(loaded, self.engine.holder, self.engine.telemetry)
+        await put_in_force(loaded, self.engine.holder, self.engine.telemetry)
         await let_go(old)
 
     def _read_counters(self) -> Telemetry:

@@ -7,7 +7,7 @@ Rules:
   it from a thread.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 
 from ratelimitd.decisions.verdict import RuleCount, Verdict
@@ -241,11 +241,12 @@ class Telemetry:
 
     def policy_loaded(
         self, policy: Policy, *, now_s: float, names: RuleNames | None = None
-    ) -> None:
+    ) -> Iterator[None]:
         """Take over the names of a policy that was just put in force, at Unix time `now_s`.
 
-        Without `names` the whole policy is walked.
+        Returns steps that are still to be taken; without `names` all of it is done at once.
         """
+        is_prepared = names is not None
         names = names_of(policy) if names is None else names
         series = self.policy
         series.revision = policy.revision
@@ -254,10 +255,11 @@ class Telemetry:
         series.successes += 1
         series.is_last_load_ok = True
         series.last_success_s = now_s
-        self.rules.reload(names, policy.domains.keys())
+        steps = self.rules.reload(names, policy.domains.keys())
         self.unmatched = {
             domain: count for domain, count in self.unmatched.items() if domain in policy.domains
         }
+        return steps if is_prepared else iter(list(steps))
 
     def policy_load_failed(self) -> None:
         """Count a policy that was refused; the one in force stays."""

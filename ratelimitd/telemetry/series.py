@@ -29,6 +29,9 @@ MAX_DYNAMIC_NAME = 256
 
 OVERFLOW_NAME = "other"
 
+# As many as take well below a millisecond to look at, or to forget.
+ROWS_PER_STEP = 500
+
 
 class Histogram:
     """Counts of values up to and including each bound, beyond the last one, and their sum."""
@@ -142,16 +145,38 @@ class RuleTable:
         """Return all rows; safe beside a thread that counts."""
         return list(self.rows.values())
 
-    def reload(self, names: RuleNames, domains: Collection[str]) -> None:
-        """Take over the names of a policy; forget the oldest rows that belong to none of them."""
+    def reload(self, names: RuleNames, domains: Collection[str]) -> Iterator[None]:
+        """Take over the names of a policy; return the steps that tidy the rows up.
+
+        They forget the oldest rows that belong to no name. Counting goes on between them.
+        """
         self._static = names.keys
-        self.rows, self._dynamic_count = _sort_out(self.rows, names.keys, names.rules, domains)
+        return self._tidy(names, domains)
 
     def _add(self, key: tuple[str, str], rule: str) -> RuleSeries:
         """Add an empty row under `key`."""
         row = RuleSeries(to_label(key[0]), to_label(key[1]), rule)
         self.rows[key] = row
         return row
+
+    def _tidy(self, names: RuleNames, domains: Collection[str]) -> Iterator[None]:
+        dynamic_before, dynamic_count = self._dynamic_count, 0
+        retired: list[tuple[str, str]] = []
+        for index, key in enumerate(list(self.rows), 1):
+            if index % ROWS_PER_STEP == 0:
+                yield
+            if key in names.keys or (key[1] == OVERFLOW_NAME and key[0] in domains):
+                continue
+            if self.rows[key].rule in names.rules:
+                dynamic_count += 1
+            else:
+                retired.append(key)
+        for index, key in enumerate(retired[:-MAX_RETIRED_SERIES], 1):
+            if index % ROWS_PER_STEP == 0:
+                yield
+            del self.rows[key]
+        # Rows that came meanwhile were counted on top of what was there before.
+        self._dynamic_count += dynamic_count - dynamic_before
 
 
 def names_of(policy: Policy) -> RuleNames:
@@ -185,27 +210,3 @@ def _nodes(root: Node) -> Iterator[Node]:
         yield node
         below = [*node.exact.values(), *(wildcard.node for wildcard in node.wildcards)]
         pending.update({id(child): child for child in below})
-
-
-def _sort_out(
-    rows: dict[tuple[str, str], RuleSeries],
-    static: Collection[tuple[str, str]],
-    rules: Collection[str],
-    domains: Collection[str],
-) -> tuple[dict[tuple[str, str], RuleSeries], int]:
-    """Return the rows to keep, in their order, and how many of them are dynamic."""
-    dynamic_count = 0
-    retired: list[tuple[str, str]] = []
-    # In one expression, because the rows that stay are many and requests wait meanwhile.
-    strangers = [item for item in rows.items() if item[0] not in static]
-    for key, row in strangers:
-        if key[1] == OVERFLOW_NAME and key[0] in domains:
-            continue
-        if row.rule in rules:
-            dynamic_count += 1
-        else:
-            retired.append(key)
-    if len(retired) <= MAX_RETIRED_SERIES:
-        return rows, dynamic_count
-    forgotten = frozenset(retired[:-MAX_RETIRED_SERIES])
-    return {key: row for key, row in rows.items() if key not in forgotten}, dynamic_count

@@ -9,8 +9,10 @@ from ratelimitd.telemetry.series import (
     MAX_DYNAMIC_SERIES,
     MAX_RETIRED_SERIES,
     OVERFLOW_NAME,
+    ROWS_PER_STEP,
     Histogram,
     limit_nodes,
+    names_of,
 )
 from tests.unit.telemetry.samples import POSITION, count, limit, policy, verdict
 
@@ -144,6 +146,29 @@ def test_removed_rules_keep_their_counts_up_to_a_bound() -> None:
     assert len(telemetry.rules.rows) == MAX_RETIRED_SERIES
     assert ("api", "rule3-599") in telemetry.rules.rows
     assert ("api", "rule0-0") not in telemetry.rules.rows
+
+
+def test_reload_with_prepared_names_tidies_up_in_steps_while_counting_goes_on() -> None:
+    # given many rows of rules that are gone
+    telemetry = Telemetry()
+    rules = [f"rule{number}" for number in range(3 * ROWS_PER_STEP)]
+    telemetry.policy_loaded(policy(*rules), now_s=1.0)
+    for rule in rules:
+        telemetry.observe_verdict(verdict(count(rule)))
+    after = policy("ip", "tenant")
+
+    # when a policy with its names is put in force
+    steps = telemetry.policy_loaded(after, now_s=2.0, names=names_of(after))
+    assert len(telemetry.rules.rows) == len(rules)
+    telemetry.observe_verdict(verdict(count("ip"), count("tenant_7", rule="tenant")))
+    taken = sum(1 for _ in steps)
+
+    # then the rows go step by step, and a value that came first holds its slot
+    assert taken >= 3
+    assert len(telemetry.rules.rows) == MAX_RETIRED_SERIES + 2
+    for number in range(MAX_DYNAMIC_SERIES):
+        telemetry.observe_verdict(verdict(count(f"tenant_x{number}", rule="tenant")))
+    assert telemetry.rules.rows["api", OVERFLOW_NAME].hits == 1
 
 
 def test_reload_frees_the_slots_of_values_whose_rule_is_gone() -> None:
