@@ -16,11 +16,12 @@ import typer
 
 from ratelimitd import terminal
 from ratelimitd.errors import ConfigError, Finding, PolicyError
-from ratelimitd.policy.compile import CompileOptions, compile_policy
+from ratelimitd.policy.compile import Compiled, CompileOptions, compile_policy
 from ratelimitd.policy.dump import to_table
-from ratelimitd.policy_source import DirectorySource
+from ratelimitd.policy_source import DirectorySource, UnreadableFiles
 from ratelimitd.settings import options
 from ratelimitd.settings.load import load_policy_settings, load_settings
+from ratelimitd.settings.model import PolicySettings
 from ratelimitd.settings.option import Option
 from ratelimitd.settings.options import OPTIONS
 
@@ -171,12 +172,7 @@ def validate(directory: Path, flags: dict[str, str]) -> int:
         return terminal.EXIT_USAGE
     source = DirectorySource(directory, ignore_dotfiles=settings.is_ignoring_dot_files)
     try:
-        compiled = compile_policy(
-            source.read(),
-            CompileOptions(
-                merge_domains=settings.is_merging_domains, counts_denied=settings.counts_denied
-            ),
-        )
+        compiled = _compile(source, settings)
     except PolicyError as error:
         _show_findings(directory, "", error.findings)
         found = terminal.count(len(error.findings), "error")
@@ -190,6 +186,25 @@ def validate(directory: Path, flags: dict[str, str]) -> int:
     domains = terminal.count(len(compiled.policy.domains), "domain")
     typer.echo(f"\nNo errors. {domains}, {compiled.policy.revision}")
     return 0
+
+
+def _compile(source: DirectorySource, settings: PolicySettings) -> Compiled:
+    """Compile what can be read; PolicyError tells about that and about the rest."""
+    unreadable: tuple[Finding, ...] = ()
+    try:
+        files = source.read()
+    except UnreadableFiles as error:
+        files, unreadable = error.files, error.findings
+    meant = CompileOptions(
+        merge_domains=settings.is_merging_domains, counts_denied=settings.counts_denied
+    )
+    try:
+        compiled = compile_policy(files, meant)
+    except PolicyError as error:
+        raise PolicyError([*unreadable, *error.findings]) from error
+    if unreadable:
+        raise PolicyError(unreadable)
+    return compiled
 
 
 def _show_findings(directory: Path, kind: str, findings: Iterable[Finding]) -> None:

@@ -128,6 +128,21 @@ def test_validate_tells_every_error_of_every_file(run: Run, tmp_path: Path) -> N
     assert errors[-1].endswith("nothing of it would be served")
 
 
+def test_validate_tells_of_unreadable_files_beside_the_others(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(GOOD.replace("minute", "fortnight"))
+    (tmp_path / "b.yaml").symlink_to("gone")
+
+    code, errors, _ = run("ratelimitd", "validate", str(tmp_path))
+    (tmp_path / "a.yaml").write_text(GOOD)
+    unreadable_code, unreadable, _ = run("ratelimitd", "validate", str(tmp_path))
+
+    assert (code, unreadable_code) == (1, 1)
+    assert errors[0] == f"{tmp_path}/b.yaml: is a symlink to gone, which does not exist"
+    assert errors[1].startswith(f"{tmp_path}/a.yaml:5:")
+    assert errors[2].startswith("ratelimitd: 2 errors; ")
+    assert unreadable == [errors[0], "ratelimitd: 1 error; nothing of it would be served"]
+
+
 def test_validate_of_no_directory_is_exit_1(run: Run, tmp_path: Path) -> None:
     code, (error,), _ = run("ratelimitd", "validate", str(tmp_path / "nowhere"))
 
