@@ -1,10 +1,16 @@
 """What `ratelimitd dev` prints once it listens: where, and what to try next."""
 
+import os
+import shlex
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
+from ratelimitd import terminal
 from ratelimitd.app.servers import Addresses
 from ratelimitd.policy.dump import describe_amount, limits
 from ratelimitd.policy.match import match
@@ -17,24 +23,27 @@ EASY_REQUESTS = 20
 MAX_SUGGESTED = 3
 # Deeper than any policy is; the walk ends here whatever it is given.
 MAX_DEPTH = 32
+CTL = "ratelimitctl"
 
 
 def show(directory: Path) -> Callable[[Addresses, PolicyHolder], None]:
     """Return what prints the welcome for the policy in `directory`."""
 
     def on_ready(addresses: Addresses, holder: PolicyHolder) -> None:
-        console = Console(highlight=False, soft_wrap=True)
+        console = Console(highlight=False, soft_wrap=True, emoji=False)
         policy = holder.policy
         rules = sum(1 for _ in limits(policy)) if policy else 0
         console.print("\n[bold]ratelimitd is ready[/bold]")
         console.print(f"  gRPC    {addresses.grpc}  for Envoy")
         console.print(f"  HTTP    {_url(addresses.http)}  /json /healthz /metrics /policy")
         console.print(f"  admin   {addresses.admin}  for ratelimitctl peek and explain")
-        console.print(f"  policy  {directory}  ({rules} limits; loaded again when it changes)")
+        counted = terminal.count(rules, "limit")
+        shown = terminal.printable(str(directory))
+        console.print(Text(f"  policy  {shown}  ({counted}; loaded again when it changes)"))
         if policy is not None:
             console.print("\n[bold]Try[/bold]")
             for line in _suggestions(policy, addresses):
-                console.print(f"  {line}", markup=False)
+                console.print(Text(f"  {terminal.printable(line)}"))
         console.print("\nCtrl-C stops it.\n")
 
     return on_ready
@@ -49,22 +58,35 @@ def suggest(policy: Policy) -> Iterator[tuple[str, str, Limit]]:
     ]
     found.sort(key=lambda each: (each[2].requests_per_unit > EASY_REQUESTS, len(each[1])))
     for domain, entries, limit in found:
-        yield domain.name, ",".join(f"{key}={value}" for key, value in entries), limit
+        texts = (f"{key}={value}".replace(",", "\\,") for key, value in entries)
+        yield domain.name, ",".join(texts), limit
+
+
+def ctl_command(run_as: str, found_on_path: str | None) -> str:
+    """Return how to type ratelimitctl: by its name if that finds the one beside `run_as`."""
+    beside = Path(run_as).with_name(CTL)
+    is_found = found_on_path is not None and os.path.realpath(found_on_path) == os.path.realpath(
+        beside
+    )
+    return CTL if is_found or not beside.exists() else shlex.quote(str(beside))
 
 
 def _suggestions(policy: Policy, addresses: Addresses) -> Iterator[str]:
     flag = "" if _has_port(addresses.grpc, 8081) else f" --address {_dial(addresses.grpc)}"
+    ctl = ctl_command(sys.argv[0], shutil.which(CTL))
     tried = list(suggest(policy))[:MAX_SUGGESTED]
     for domain, descriptor, limit in tried:
-        yield (
-            f"ratelimitctl hit --domain {domain} --descriptor '{descriptor}'{flag}"
-            f"   # {describe_amount(limit)}"
-        )
+        yield f"{ctl} hit {_question(domain, descriptor)}{flag}   # {describe_amount(limit)}"
     if tried:
         domain, descriptor, _ = tried[0]
         admin = "" if _has_port(addresses.admin, 8082) else f" --address {_dial(addresses.admin)}"
-        yield f"ratelimitctl explain --domain {domain} --descriptor '{descriptor}'{admin}"
+        yield f"{ctl} explain {_question(domain, descriptor)}{admin}"
     yield f"curl -s {_url(addresses.http)}/policy"
+
+
+def _question(domain: str, descriptor: str) -> str:
+    quoted = "'" + descriptor.replace("'", "'\\''") + "'"
+    return f"--domain {shlex.quote(domain)} --descriptor {quoted}"
 
 
 def _reachable(

@@ -1,13 +1,16 @@
 """`ratelimitd dev`: one command, and what it suggests works."""
 
 import os
+import shlex
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from ratelimitd.app.welcome import suggest
+from ratelimitd.app.welcome import ctl_command, suggest
+from ratelimitd.ctl import parse_descriptor
 from ratelimitd.policy.compile import compile_policy
 from ratelimitd.policy.match import match
 from tests.support.children import free_ports, wait_for
@@ -31,7 +34,7 @@ def test_dev_writes_a_policy_serves_it_and_says_what_to_try(tmp_path: Path) -> N
         child = subprocess.Popen(
             daemon_command("dev", *flags),
             cwd=tmp_path,
-            env=clean_environment({"REDIS_URL": "nobody:1"}),
+            env=clean_environment({"REDIS_URL": "nobody:1", "PATH": "/usr/bin:/bin"}),
             stdout=sink,
             stderr=sink,
         )
@@ -46,8 +49,9 @@ def test_dev_writes_a_policy_serves_it_and_says_what_to_try(tmp_path: Path) -> N
 
     text = log.read_text()
     assert code == 0, text
+    ctl = Path(sys.executable).with_name("ratelimitctl")
     assert (
-        f"ratelimitctl hit --domain example --descriptor 'remote_address=demo' "
+        f"  {ctl} hit --domain example --descriptor 'remote_address=demo' "
         f"--address 127.0.0.1:{ports[0]}   # 5 per minute"
     ) in text
     assert (tmp_path / ".ratelimitd" / "policy" / "starter.yaml").exists()
@@ -80,3 +84,25 @@ descriptors:
     for name, descriptor, limit in found:
         entries = [(entry.split("=")[0], entry.split("=")[1]) for entry in descriptor.split(",")]
         assert match(policy.domains[name], entries).limit is limit
+
+
+def test_suggested_value_with_a_comma_is_read_back() -> None:
+    rule = "{key: k, value: 'x,y', rate_limit: {unit: day, requests_per_unit: 1}}"
+    text = f"domain: a\ndescriptors: [{rule}]"
+
+    ((_, descriptor, _),) = suggest(compile_policy({"a.yaml": text}).policy)
+
+    assert parse_descriptor(descriptor) == [("k", "x,y")]
+
+
+def test_ctl_is_typed_by_its_name_only_where_that_finds_it(tmp_path: Path) -> None:
+    bin_dir = tmp_path / "with space"
+    bin_dir.mkdir()
+    ctl = bin_dir / "ratelimitctl"
+    ctl.touch()
+    run_as = str(bin_dir / "ratelimitd")
+
+    assert ctl_command(run_as, str(ctl)) == "ratelimitctl"
+    assert shlex.split(ctl_command(run_as, None)) == [str(ctl)]
+    assert shlex.split(ctl_command(run_as, "/usr/bin/ratelimitctl")) == [str(ctl)]
+    assert ctl_command(str(tmp_path / "__main__.py"), None) == "ratelimitctl"
