@@ -64,10 +64,10 @@ def _bytes(name: str, text: str, default: int) -> Option[int]:
     )
 
 
-def _header(name: str, default: str) -> Option[str]:
+def _header(name: str, default: str, told: str) -> Option[str]:
     return Option(
         name=name,
-        help=f"Name of the header, instead of {default}.",
+        help=f"Name of the header that tells {told}.",
         parse=values.parse_header_name,
         default=default,
         metavar="NAME",
@@ -217,9 +217,9 @@ SHADOW_MODE = _switch("shadow-mode", "Count and report, and refuse nothing.", AN
 QUOTA_MODE = _switch("quota-mode", "Refuse only when every limit of a request is over.", ANSWERS)
 DYNAMIC_METADATA = _switch("dynamic-metadata", "Tell Envoy what was matched.", ANSWERS)
 LIMIT_HEADERS = _switch("limit-headers", "Add the RateLimit headers to every answer.", ANSWERS)
-LIMIT_HEADER = _header("limit-header", "RateLimit-Limit")
-REMAINING_HEADER = _header("remaining-header", "RateLimit-Remaining")
-RESET_HEADER = _header("reset-header", "RateLimit-Reset")
+LIMIT_HEADER = _header("limit-header", "RateLimit-Limit", "the limit")
+REMAINING_HEADER = _header("remaining-header", "RateLimit-Remaining", "what is left of it")
+RESET_HEADER = _header("reset-header", "RateLimit-Reset", "the seconds until it begins anew")
 NEAR_LIMIT_RATIO = Option(
     name="near-limit-ratio",
     help="From which share of a limit on it counts as near, in metrics.",

@@ -10,6 +10,7 @@ from textwrap import dedent
 import httpx
 import pytest
 
+from ratelimitd.transport.http import BODY_TIMEOUT_S, MAX_BODY_BYTES, MAX_NESTING
 from tests.support.children import free_ports
 from tests.support.daemon import clean_environment, running_daemon
 from tests.support.envoy import (
@@ -23,7 +24,7 @@ from tests.support.envoy import (
     running_envoy,
 )
 from tests.support.grpc_client import connected, rate_limit_request
-from tests.support.proxied import EXAMPLES, yearly_example
+from tests.support.proxied import EXAMPLES, proxied, yearly_example
 from tests.support.servers import Server
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +73,21 @@ def test_published_configuration_runs_as_it_is(store: Server, tmp_path: Path) ->
     assert (answer.status_code, answer.text) == (200, "hello\n")
 
 
+def test_published_configuration_refuses_as_its_header_says(store: Server, tmp_path: Path) -> None:
+    # given: the header's curl, far from a minute's border
+    header = (CONFIGURATIONS / "basic.yaml").read_text("utf-8").partition("admin:")[0]
+    found = re.search(r"curl -i http://127\.0\.0\.1:10000(\S+) +# the (\w+) .* answers 429", header)
+    assert found
+    admitted = ["first", "second", "third", "fourth", "fifth", "sixth"].index(found[2])
+    policy = yearly_example("api.yaml", tmp_path / "policy")
+    with proxied("basic.yaml", policy, store.url, tmp_path) as running:
+        # when
+        codes = running.codes(found[1], admitted + 1)
+
+    # then
+    assert codes == [200] * admitted + [429]
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGURATIONS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_published_configuration_is_valid(path: Path) -> None:
     # when
@@ -113,6 +129,15 @@ def test_readme_hit_command_is_refused_the_sixth_time(store: Server, tmp_path: P
     assert [run.returncode for run in runs] == [0] * 5 + [3]
     printed = " ".join(runs[-1].stdout.replace("per year", "per minute").split())
     assert printed.partition(" (login) 0 ")[0] in " ".join(README.split())
+
+
+def test_operations_tells_the_bounds_of_json() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text("utf-8")
+
+    assert (
+        f"at most {MAX_BODY_BYTES // 1024} KiB, must come within {BODY_TIMEOUT_S:g} seconds and "
+        f"nests at most {MAX_NESTING} levels"
+    ) in " ".join(text.split())
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
