@@ -1,7 +1,8 @@
 """The embedded store: a real server as our child, on a unix socket in the data directory.
 
 Rules:
-- It never outlives the daemon (child_exec.py), and saves its data when the daemon ends.
+- It never outlives the daemon (child_exec.py), and saves its data when the daemon ends; the wait
+  goes on while the snapshot grows, and is bounded.
 - One daemon per directory; the next start waits for an orphan that still saves (embedded_files.py).
 - If it dies while we run it is started again; the breaker answers meanwhile.
 - Counters may be dropped when memory is short (volatile-ttl): those that end soonest first.
@@ -9,6 +10,7 @@ Rules:
 
 import asyncio
 import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from ratelimitd.defects import DefectLog
 from ratelimitd.errors import ConfigError
 from ratelimitd.store import child_exec
 from ratelimitd.store.address import Endpoint, StoreAddress, StoreKind
@@ -25,6 +28,7 @@ from ratelimitd.store.embedded_files import (
     find_server_program,
     log_tail,
     prepare_files,
+    snapshot_state,
     take_lock,
     write_owner,
 )
@@ -32,13 +36,19 @@ from ratelimitd.store.embedded_files import (
 DEFAULT_MAX_MEMORY_BYTES = 512 * 1024 * 1024
 # Loading a snapshot of the default memory takes a few seconds on a slow disk.
 START_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 10.0
-TERMINATE_TIMEOUT_S = 3.0
+# A snapshot of the default memory is written in a few seconds. With what follows it is ten in all:
+# orchestrators kill after thirty, and a drain comes before.
+STOP_TIMEOUT_S = 7.0
+# A server whose snapshot does not grow for so long hangs, or has nothing more to write.
+STALL_TIMEOUT_S = 2.0
+TERMINATE_TIMEOUT_S = 1.0
 SNAPSHOT_INTERVAL_S = 60
 MIN_RESTART_PAUSE_S = 0.1
 MAX_RESTART_PAUSE_S = 5.0
 _POLL_S = 0.02
 _WATCH_INTERVAL_S = 0.1
+
+_log = logging.getLogger(__name__)
 
 
 async def start_embedded(
@@ -87,6 +97,7 @@ class EmbeddedServer:
         self._on_event = on_event
         self._process: subprocess.Popen[bytes] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._defects = DefectLog(_log)
 
     @property
     def pid(self) -> int | None:
@@ -154,30 +165,50 @@ class EmbeddedServer:
         pause_s = MIN_RESTART_PAUSE_S
         while True:
             await asyncio.sleep(_WATCH_INTERVAL_S)
-            bound_log(self.files)
-            process = self._process
-            if process is None or process.poll() is None:
-                continue
-            self._on_event(f"embedded store: the server ended with code {process.returncode}")
-            await asyncio.sleep(pause_s)
             try:
-                await self._launch()
-            except (ConfigError, OSError) as error:
-                await self._kill()
-                self._on_event(str(error))
-                pause_s = min(pause_s * 2, MAX_RESTART_PAUSE_S)
-            else:
-                self._on_event("embedded store: the server was started again")
-                pause_s = MIN_RESTART_PAUSE_S
+                bound_log(self.files)
+                if self._process is not None and self._process.poll() is not None:
+                    pause_s = await self._start_again(self._process.returncode, pause_s)
+            except Exception as error:  # noqa: BLE001 - without it a server that dies stays dead
+                self._defects.record(error, "embedded store: watching it failed")
+                await asyncio.sleep(pause_s)
+
+    async def _start_again(self, code: int, pause_s: float) -> float:
+        """Start the server after `pause_s`; return how long to wait before the next time."""
+        self._on_event(f"embedded store: the server ended with code {code}")
+        await asyncio.sleep(pause_s)
+        try:
+            await self._launch()
+        except (ConfigError, OSError) as error:
+            await self._kill()
+            self._on_event(str(error))
+            return min(pause_s * 2, MAX_RESTART_PAUSE_S)
+        self._on_event("embedded store: the server was started again")
+        return MIN_RESTART_PAUSE_S
 
     async def _end(self, process: subprocess.Popen[bytes]) -> None:
         await _has_answered(self.files.socket, b"SHUTDOWN SAVE\r\n", b"")
-        if await _has_ended(process, STOP_TIMEOUT_S):
+        if await self._has_saved_and_ended(process):
             return
         self._on_event("embedded store: the server did not save and end; terminating it")
         process.terminate()
         if not await _has_ended(process, TERMINATE_TIMEOUT_S):
             await self._kill()
+
+    async def _has_saved_and_ended(self, process: subprocess.Popen[bytes]) -> bool:
+        """Wait while the snapshot makes progress, and STOP_TIMEOUT_S at most."""
+        now = asyncio.get_running_loop().time
+        deadline = now() + STOP_TIMEOUT_S
+        written = snapshot_state(self.files)
+        stalled_at = now() + STALL_TIMEOUT_S
+        while process.poll() is None:
+            if now() > min(deadline, stalled_at):
+                return False
+            await asyncio.sleep(_POLL_S)
+            found = snapshot_state(self.files)
+            if found != written:
+                written, stalled_at = found, now() + STALL_TIMEOUT_S
+        return True
 
     async def _kill(self) -> None:
         if self._process is not None and self._process.poll() is None:

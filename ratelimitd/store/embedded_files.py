@@ -120,6 +120,16 @@ def bound_log(files: ServerFiles) -> None:
             files.log.replace(files.log.with_suffix(".log.1"))
 
 
+def snapshot_state(files: ServerFiles) -> object:
+    """Return what changes while the server writes a snapshot."""
+    state = []
+    for path in sorted(files.directory.glob("*.rdb")):
+        with suppress(OSError):
+            found = path.stat()
+            state.append((path.name, found.st_size, found.st_mtime_ns))
+    return state
+
+
 def log_tail(files: ServerFiles) -> str:
     """Return the last lines of the log."""
     try:

@@ -11,11 +11,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from ratelimitd.errors import ConfigError, StoreError
 from ratelimitd.store import embedded_files
 from ratelimitd.store.address import parse_address
-from ratelimitd.store.embedded import EmbeddedServer, start_embedded
+from ratelimitd.store.embedded import (
+    STALL_TIMEOUT_S,
+    TERMINATE_TIMEOUT_S,
+    EmbeddedServer,
+    start_embedded,
+)
 from ratelimitd.store.embedded_files import MAX_SOCKET_PATH_BYTES, find_server_program
 from ratelimitd.store.open import OpenStore, StoreOptions, open_store
 from tests.store.plans import one
@@ -166,6 +172,64 @@ async def test_server_that_dies_is_started_again(
     # then
     assert recovery_s < 5
     assert "ended with code -9" in events[0]
+
+
+async def test_watch_goes_on_after_a_defect(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given a listener that fails with the first event
+    events: list[str] = []
+
+    def on_event(line: str) -> None:
+        events.append(line)
+        if len(events) == 1:
+            raise ValueError("a defect")
+
+    server = await start_embedded(tmp_path, on_event=on_event)
+    assert server.pid is not None
+    # when
+    os.kill(server.pid, signal.SIGKILL)
+    died = time.monotonic()
+    while not any("started again" in event for event in events):
+        await asyncio.sleep(0.01)
+        assert time.monotonic() < died + 10
+    await server.stop()
+    # then
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line == "embedded store: watching it failed"
+
+
+async def test_server_that_hangs_is_given_up_soon(tmp_path: Path) -> None:
+    # given
+    server = await start_embedded(tmp_path)
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGSTOP)
+    # when
+    start = time.monotonic()
+    await server.stop()
+    # then
+    assert time.monotonic() - start < STALL_TIMEOUT_S + TERMINATE_TIMEOUT_S + 3
+
+
+async def test_snapshot_that_makes_progress_is_waited_for(tmp_path: Path) -> None:
+    # given a save that takes longer than a server may hang
+    keys, delay_us = 100, 30_000
+    assert keys * delay_us / 1e6 > STALL_TIMEOUT_S
+    events: list[str] = []
+    server = await start_embedded(tmp_path, on_event=events.append)
+    with redis.Redis(unix_socket_path=str(server.files.socket)) as client:
+        for number in range(keys):
+            client.set(f"k{number}", os.urandom(16_384), ex=1000)
+        client.config_set("rdb-key-save-delay", delay_us)
+    # when
+    await server.stop()
+    # then
+    assert events == []
+    server = await start_embedded(tmp_path)
+    with redis.Redis(unix_socket_path=str(server.files.socket)) as client:
+        kept = client.dbsize()
+    await server.stop()
+    assert kept == keys
 
 
 async def test_long_data_directory_puts_the_socket_elsewhere(tmp_path: Path) -> None:
