@@ -150,6 +150,16 @@ def test_validate_of_no_directory_is_exit_1(run: Run, tmp_path: Path) -> None:
     assert "does not exist; name a directory of policy files" in error
 
 
+def test_validate_of_an_empty_directory_is_exit_1(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "policy").mkdir()
+
+    code, errors, output = run("ratelimitd", "validate", str(tmp_path / "policy"))
+
+    assert code == 1
+    assert errors == [f"ratelimitd: {tmp_path}/policy has no policy files; put at least one there"]
+    assert "No errors" not in output
+
+
 def test_validate_reads_files_as_the_daemon_would(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
