@@ -102,7 +102,8 @@ async def _open_store(settings: Settings, telemetry: Telemetry, local: LocalCoun
         on_late=telemetry.late_answer,
         on_unreadable=telemetry.unreadable_state,
         on_give_back=telemetry.give_backs,
-        on_event=lambda line: log.info("%s", line),
+        # The embedded server does nothing of its own accord that an operator should not know.
+        on_event=lambda line: log.warning("%s", line),
     )
     return await open_store(
         settings.store.address, data_dir=settings.store.data_dir, options=options

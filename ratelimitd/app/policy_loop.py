@@ -111,7 +111,8 @@ class PolicyLoop:
             self.source.settle(reading)
             self._failure = None
             self._note_error(str(error))
-            self._log_kept("the changed policy has errors")
+            which = "policy" if self.holder.policy is None else "changed policy"
+            self._log_kept(f"the {which} has errors")
             _log_lines(logging.ERROR, str(error).splitlines())
         except CompilerError as error:
             self._fail(reading, str(error))

@@ -84,7 +84,9 @@ class StoreWatch:
             _log.info("the store answers: %s", self.opened.address)
         else:
             how = "answers in part" if state.is_up else "does not answer"
-            _log.warning("the store %s: %s", how, state)
+            # An open breaker has warned, with the reason; twice would look like two problems.
+            level = logging.INFO if is_open and not state.is_up else logging.WARNING
+            _log.log(level, "the store %s: %s", how, state)
         await self.on_change()
 
     async def run(self) -> None:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -175,7 +176,7 @@ class EmbeddedServer:
 
     async def _start_again(self, code: int, pause_s: float) -> float:
         """Start the server after `pause_s`; return how long to wait before the next time."""
-        self._on_event(f"embedded store: the server ended with code {code}")
+        self._on_event(f"embedded store: the server {_how_ended(code)}; starting it again")
         await asyncio.sleep(pause_s)
         try:
             await self._launch()
@@ -264,6 +265,13 @@ async def _has_ended(process: subprocess.Popen[bytes], timeout_s: float) -> bool
             return False
         await asyncio.sleep(_POLL_S)
     return True
+
+
+def _how_ended(code: int) -> str:
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"ended with code {code}"
 
 
 def _ignore(_: str) -> None:

@@ -155,7 +155,9 @@ def start_logging(
     writer = LogWriter(formatter, counts, fd=fd)
     root = logging.getLogger()
     root.handlers[:] = [writer.handler]
-    root.setLevel(level)
+    # What libraries say below a warning is about themselves, and may be a line for each request.
+    root.setLevel(max(level, logging.WARNING))
+    logging.getLogger("ratelimitd").setLevel(level)
     return writer
 
 

@@ -171,7 +171,7 @@ async def test_server_that_dies_is_started_again(
     await store.close()
     # then
     assert recovery_s < 5
-    assert "ended with code -9" in events[0]
+    assert "was killed by SIGKILL" in events[0]
 
 
 async def test_watch_goes_on_after_a_defect(

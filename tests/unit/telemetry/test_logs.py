@@ -179,6 +179,20 @@ def test_lines_reach_the_output_in_order(pipe: tuple[int, int]) -> None:
     assert [line["number"] for line in lines] == list(range(5))
 
 
+def test_libraries_are_held_at_warning(pipe: tuple[int, int]) -> None:
+    writer = start_logging(LogSeries(), fd=pipe[1], level=logging.DEBUG)
+
+    logging.getLogger("asyncio").info("about itself")
+    logging.getLogger("asyncio").warning("about trouble")
+    logging.getLogger("ratelimitd.test").debug("ours")
+    writer.stop()
+
+    text = read_all(pipe)
+    assert "about itself" not in text
+    assert "about trouble" in text
+    assert "ours" in text
+
+
 def test_wrong_log_call_breaks_nothing(pipe: tuple[int, int]) -> None:
     writer = start_logging(LogSeries(), fd=pipe[1])
 
