@@ -22,7 +22,7 @@ from ratelimitd.app.data_ports import data_ports
 from ratelimitd.app.engine import Engine, open_engine
 from ratelimitd.app.pages import pages
 from ratelimitd.app.policy_loop import PolicyLoop, policy_loop
-from ratelimitd.app.servers import Addresses, Ports, open_ports
+from ratelimitd.app.servers import Addresses, DataPorts, Ports, open_ports
 from ratelimitd.app.worker_ports import open_worker_ports
 from ratelimitd.services.health import HealthState
 from ratelimitd.services.policy_holder import PolicyHolder
@@ -104,7 +104,7 @@ async def _serve(settings: Settings, telemetry: Telemetry, on_ready: OnReady) ->
         _announce(addresses, holder, on_ready)
         works = [lambda: policies.watch(signals.stop), engine.watch.run]
         if not workers:
-            works.append(lambda: _beat(engine))
+            works.append(lambda: _beat(engine, data))
         await _work_until(signals, [*works, lambda: _reload(signals, policies)])
         health.is_draining = True
         await reporter.refresh()
@@ -149,11 +149,12 @@ async def _reload(signals: Signals, policies: PolicyLoop) -> None:
         await policies.reload()
 
 
-async def _beat(engine: Engine) -> None:
+async def _beat(engine: Engine, data: DataPorts) -> None:
     """Measure this process once a second, as the one worker that it is."""
     pulse = Pulse(engine.telemetry, 1)
     while True:
         pulse.beat(engine.store.queued_checks)
+        data.measure()
         await asyncio.sleep(BEAT_S)
 
 

@@ -3,7 +3,7 @@
 from contextlib import AsyncExitStack
 
 from ratelimitd.app.engine import Engine
-from ratelimitd.app.h2_port import h2_server
+from ratelimitd.app.h2_port import h2_server, measure
 from ratelimitd.app.servers import HTTP_GRACE_S, DataPorts, Ports, add_health, hot_method
 from ratelimitd.errors import ConfigError
 from ratelimitd.settings.model import ListenSettings, Settings
@@ -66,6 +66,9 @@ class _GrpcioPorts:
         assert self._server is not None, "open_grpc comes first"
         await self._server.stop(self._listen.drain_grace_s)
 
+    def measure(self) -> None:
+        """Do nothing: grpcio does not tell how many connections it has."""
+
 
 class _H2Ports:
     """The gRPC port on our HTTP/2 server, in the daemon's loop."""
@@ -85,13 +88,7 @@ class _H2Ports:
         sock = sockets.bind(address, "--grpc")
         stack.callback(sockets.SocketFile(address).remove)
         bound = sockets.bound_address(address, sock)
-        series = self._engine.telemetry.workers
-
-        def count() -> None:
-            if 1 in series:
-                series[1].connections_grpc = len(server.links)
-
-        server = h2_server(self._settings, self._engine, on_closed=count)
+        server = h2_server(self._settings, self._engine, on_closed=lambda: None)
         stack.push_async_callback(server.stop, 0)
         await server.listen(sock)
         self._server = server
@@ -100,6 +97,12 @@ class _H2Ports:
     async def drain(self) -> None:
         assert self._server is not None, "open_grpc comes first"
         await self._server.stop(self._settings.listen.drain_grace_s)
+
+    def measure(self) -> None:
+        if self._server is not None:
+            telemetry = self._engine.telemetry
+            telemetry.workers[1].connections_grpc = len(self._server.links)
+            measure(self._server, telemetry)
 
 
 async def _open_http(

@@ -9,6 +9,7 @@ from ratelimitd.app.engine import Engine
 from ratelimitd.services.health_check import HealthCheckService
 from ratelimitd.services.hot_path import HotPath
 from ratelimitd.settings.model import ListenSettings, Settings
+from ratelimitd.telemetry.counters import Telemetry
 from ratelimitd.transport.h2.link import Link, Timeouts
 from ratelimitd.transport.h2.server import Server
 from ratelimitd.transport.h2.unary import Calls, Method, from_service
@@ -25,6 +26,22 @@ def h2_server(settings: Settings, engine: Engine, on_closed: Callable[[], None])
         _timeouts(settings.listen),
         on_closed,
     )
+
+
+def measure(server: Server, telemetry: Telemetry) -> None:
+    """Copy what `server` counted, for the next scrape."""
+    links, counts = server.counters, server.profile.counters
+    telemetry.transport = {
+        "accepted": {"": links.accepted},
+        "closed": dict(links.closed),
+        "over_limit": {"": links.over_limit},
+        "errors": dict(counts.connection_errors),
+        "over_bound": dict(counts.over_bound),
+        "refused": dict(counts.refused),
+        "resets": {"peer": counts.peer_resets, "us": counts.our_resets},
+        "blocks": {"hit": counts.block_hits, "miss": counts.block_misses},
+        "dropped": {"": counts.answers_dropped},
+    }
 
 
 def _methods(engine: Engine) -> Mapping[bytes, Method]:

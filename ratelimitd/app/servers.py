@@ -66,6 +66,10 @@ class DataPorts(Protocol):
         """Take no more calls, and let those in flight end."""
         ...
 
+    def measure(self) -> None:
+        """Leave what is known of connections in the counters of this process."""
+        ...
+
 
 async def open_ports(
     listen: ListenSettings, ports: Ports, data: DataPorts, stack: AsyncExitStack

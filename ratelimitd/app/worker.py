@@ -18,7 +18,7 @@ from typing import Final
 
 from ratelimitd.app.compiler import CompilerError, compile_apart, let_go
 from ratelimitd.app.engine import Engine, open_engine
-from ratelimitd.app.h2_port import h2_server
+from ratelimitd.app.h2_port import h2_server, measure
 from ratelimitd.app.pages import pages
 from ratelimitd.app.policy_in_force import put_in_force
 from ratelimitd.errors import ConfigError
@@ -170,6 +170,7 @@ async def _beat(pulse: Pulse, work: RateLimitWork) -> None:
         queued = work.engine.store.queued_checks
         work.engine.telemetry.set_queue_depth(queued)
         pulse.beat(queued)
+        measure(work.calls, work.engine.telemetry)
         work.publisher.publish()
         await asyncio.sleep(BEAT_S)
 

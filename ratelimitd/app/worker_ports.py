@@ -72,6 +72,9 @@ class WorkerPorts:
         assert self._supervisor is not None, "open_grpc comes first"
         await self._supervisor.stop()
 
+    def measure(self) -> None:
+        """Do nothing: each worker measures itself."""
+
     def read_counters(self) -> Telemetry:
         """Return the sum of all processes, this one's as of now."""
         if self._supervisor is not None:

@@ -163,6 +163,8 @@ class Telemetry:
         self.policy = PolicySeries()
         self.logs = LogSeries()
         self.workers: dict[int, WorkerSeries] = {}
+        # What our HTTP/2 server counted, by family and label; copied from it once a second.
+        self.transport: dict[str, dict[str, int]] = {}
         self.worker_restarts = 0
 
     def observe_verdict(self, verdict: Verdict) -> None:

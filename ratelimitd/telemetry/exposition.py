@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from ratelimitd.telemetry import compat
 from ratelimitd.telemetry.counters import BreakerState, Telemetry
 from ratelimitd.telemetry.series import Histogram, to_label
+from ratelimitd.telemetry.transport_families import transport_families
 from ratelimitd.telemetry.worker_families import worker_families
 
 
@@ -92,6 +93,7 @@ class _TelemetryCollector(Collector):
         yield from _policy(telemetry)
         yield from _logs(telemetry)
         yield from worker_families(telemetry)
+        yield from transport_families(telemetry)
         build = InfoMetricFamily("ratelimitd_build", "Version and region of this process.")
         region = to_label(self._build.region)
         build.add_metric([], {"version": self._build.version, "region": region})

@@ -93,6 +93,7 @@ def to_bytes(snapshot: Snapshot) -> bytes:
         "breaker": store.breaker.value,
         "policy": _values(telemetry.policy, POLICY_VALUES),
         "logs": _values(telemetry.logs, LOG_COUNTS),
+        "transport": {family: dict(counts) for family, counts in telemetry.transport.items()},
         "workers": [
             (number, _values(series, WORKER_VALUES))
             for number, series in list(telemetry.workers.items())
@@ -125,6 +126,7 @@ def from_bytes(data: bytes) -> Snapshot:
     store.breaker = BreakerState(state["breaker"])
     _set(telemetry.policy, POLICY_VALUES, state["policy"])
     _set(telemetry.logs, LOG_COUNTS, state["logs"])
+    telemetry.transport = state["transport"]
     for number, values in state["workers"]:
         _set(telemetry.workers.setdefault(number, WorkerSeries()), WORKER_VALUES, values)
     return Snapshot(telemetry, frozenset(state["folded"]))
@@ -158,6 +160,8 @@ def _add_ended(total: Telemetry, part: Telemetry) -> None:
         known = total.methods.setdefault(name, MethodSeries())
         _add_counts(known.codes, series.codes)
         _add_histogram(known.seconds, series.seconds)
+    for family, counts in list(part.transport.items()):
+        _add_counts(total.transport.setdefault(family, {}), counts)
     _add_store(total.store, part.store)
     _add_fields(total.logs, part.logs, LOG_COUNTS)
 

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import grpc
@@ -58,8 +58,7 @@ def daemon(policy: Path, store_server: Server, tmp_path: Path) -> Iterator[Daemo
         policy, store_server.url, tmp_path / "daemon", flags=(*FLAGS, *data_dir)
     ) as daemon:
         yield daemon
-        pids = worker_pids(daemon)
-    assert not any(is_alive(pid) for pid in pids), "a worker was left behind"
+    assert worker_pids(daemon) == [], "a worker was left behind"
     assert list((tmp_path / "data").iterdir()) == []
 
 
@@ -93,13 +92,15 @@ def hit(channel: grpc.Channel, key: str, value: str) -> RateLimitResponse:
 
 
 def worker_pids(daemon: Daemon) -> list[int]:
-    """Return the processes of the workers, those that are ending too."""
-    children = Path(f"/proc/{daemon.child.pid}/task/{daemon.child.pid}/children")
-    return sorted(
-        int(pid)
-        for pid in children.read_text().split()
-        if b"ratelimitd.workers.main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    )
+    """Return the processes that the daemon, which may have ended, started as its workers."""
+    found = []
+    for directory in Path("/proc").iterdir():
+        if directory.name.isdecimal():
+            with suppress(OSError):
+                line = (directory / "cmdline").read_bytes().split(b"\0")
+                if b"ratelimitd.workers.main" in line and b"%d" % daemon.child.pid in line:
+                    found.append(int(directory.name))
+    return sorted(found)
 
 
 def is_alive(pid: int) -> bool:
