@@ -328,7 +328,7 @@ async def test_compiler_that_hangs_is_ended(
 
 
 async def test_compiler_ends_with_its_parent() -> None:
-    # given a parent that is killed while its compiler waits for the files
+    # given a parent that is killed while its compiler is at work
     parent = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", PARENT), stdout=asyncio.subprocess.PIPE
     )
@@ -340,22 +340,28 @@ async def test_compiler_ends_with_its_parent() -> None:
     await parent.wait()
 
     # then so is the compiler
-    async with asyncio.timeout(20):
-        while is_running(child):  # noqa: ASYNC110 - nobody tells of a stranger's end
-            await asyncio.sleep(0.05)
+    try:
+        async with asyncio.timeout(20):
+            while is_running(child):  # noqa: ASYNC110 - nobody tells of a stranger's end
+                await asyncio.sleep(0.05)
+    finally:
+        if is_running(child):
+            os.kill(child, signal.SIGKILL)
 
 
 PARENT = """
-import socket, subprocess, time
+import pickle, socket, sys, time
 from ratelimitd.app import compiler
 from ratelimitd.app.compiler_child import to_message
-import pickle
+endless = (
+    "import time; from ratelimitd.app import compiler_child as child;"
+    "child.compile_to_frames = lambda *_: time.sleep(600); child.main()"
+)
+compiler._COMMAND = (sys.executable, "-c", endless)
 ours, theirs = socket.socketpair()
 process = compiler._start(theirs)
 theirs.close()
-rule = b"  - {key: k%d, descriptors: [{key: x}, {key: y}, {key: z}]}\\n"
-text = b"domain: d\\ndescriptors:\\n" + b"".join(rule % index for index in range(40_000))
-ours.sendall(to_message(pickle.dumps((1, None))) + to_message(b"a") + to_message(text))
+ours.sendall(to_message(pickle.dumps((0, None))))
 print(process.pid, flush=True)
 time.sleep(600)
 """
