@@ -120,8 +120,13 @@ STORE_KEY = _path("store-key", "The key of our certificate for the store.", STOR
 STORE_ANY_HOSTNAME = _switch(
     "store-any-hostname", "Do not compare the store's certificate with its name.", STORE_PANEL
 )
-STORE_TIMEOUT = _duration(
-    "store-timeout", "A store that is silent for this long is given up.", 250_000, STORE_PANEL
+STORE_TIMEOUT = Option(
+    name="store-timeout",
+    help="A store that is silent for this long is given up; 5ms at least.",
+    parse=values.parse_store_timeout_us,
+    default=250_000,
+    metavar=DURATION,
+    panel=STORE_PANEL,
 )
 HEALTHY_WITH_STORE = _switch(
     "healthy-with-store", "Healthy only while the store answers.", STORE_PANEL

@@ -18,6 +18,8 @@ from ratelimitd.transport.listen import ListenAddress, TcpAddress, UnixAddress
 MAX_UNIX_PATH_BYTES = 107
 MAX_PORT = 65535
 MAX_WORKERS = 256
+# A store that saves its data, or a machine that is busy, takes some milliseconds now and then.
+MIN_STORE_TIMEOUT_US = 5_000
 MAX_DURATION_US = 10 * 365 * 86_400_000_000
 
 TRUE_TEXTS = frozenset({"1", "t", "T", "TRUE", "true", "True"})
@@ -107,6 +109,17 @@ def parse_duration_us(text: str) -> int:
     if not 1 <= total_us <= MAX_DURATION_US:
         raise ValueError(f"{accepted}, longer than zero and at most 10 years")
     return total_us
+
+
+def parse_store_timeout_us(text: str) -> int:
+    """Read how long the store may take: a duration of at least MIN_STORE_TIMEOUT_US."""
+    timeout_us = parse_duration_us(text)
+    if timeout_us < MIN_STORE_TIMEOUT_US:
+        raise ValueError(
+            f"write at least {MIN_STORE_TIMEOUT_US // 1000}ms: no store answers sooner every time, "
+            "and three calls without an answer open the breaker"
+        )
+    return timeout_us
 
 
 def parse_count(text: str, *, minimum: int = 0, maximum: int = 2**53 - 1) -> int:

@@ -335,6 +335,13 @@ def test_variable_that_is_not_utf8_is_one_line() -> None:
     ]
 
 
+def test_store_timeout_that_no_store_can_keep_is_refused() -> None:
+    (line,) = problems({**LEAST, "store-timeout": "4999us"}, {})
+
+    assert line.startswith("--store-timeout: '4999us' is not accepted: write at least 5ms")
+    assert load_settings({**LEAST, "store-timeout": "5ms"}, {}).store.timeout_s == 0.005
+
+
 def test_default_is_shown_as_it_is_typed() -> None:
     shown = {option.name: option.default_text for option in OPTIONS}
 
