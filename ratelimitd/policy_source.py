@@ -1,9 +1,6 @@
 """Reads policy files from a directory, and tells when they have changed.
 
 Rules:
-- Every file below the root is policy, whatever its extension; its name is its relative path.
-- Symlinks are followed, each directory once, so a loop ends and a Kubernetes mount works: there
-  `api.yaml` links into `..data`, which is swapped as a whole.
 - A read is repeated while files change under it, so a swap never gives half of each side.
 - An event only wakes the watcher up. What decides is a comparison of all files with what was
   last read, which also happens without events, so a lost event costs seconds, never a change.
@@ -12,21 +9,18 @@ Rules:
 import asyncio
 import errno
 import os
-import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import watchfiles
 
 from ratelimitd.errors import ConfigError, Finding, PolicyError
-from ratelimitd.policy.compile import MAX_FILES
 from ratelimitd.policy.document import MAX_FILE_BYTES
-
-MAX_DIRECTORIES = 1_000
-"""Each costs an inotify watch, of which a system has some thousands."""
+from ratelimitd.policy_walk import Signature as FileSignature
+from ratelimitd.policy_walk import Walk, to_finding, walk
 
 MAX_POLICY_BYTES = 64 * 1024 * 1024
 """All files together; more takes minutes to compile."""
@@ -40,9 +34,7 @@ DEBOUNCE_MS = 200
 POLL_INTERVAL_S = 10.0
 """How late a change is found when its event was lost."""
 
-_NOT_A_FILE = "is neither a file nor a directory"
-
-Signature: TypeAlias = tuple[tuple[str, int, int, int, int, int], ...] | str
+Signature: TypeAlias = tuple[FileSignature, ...] | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +49,6 @@ class Reading:
         if isinstance(self.outcome, ConfigError):
             raise self.outcome
         return self.outcome
-
-
-@dataclass(frozen=True, slots=True)
-class _Scan:
-    """What a walk found: files by name, and the directories whose events matter.
-
-    `findings` are about what is there and cannot be read.
-    """
-
-    files: dict[str, Path] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
-    signature: list[tuple[str, int, int, int, int, int]] = field(default_factory=list)
-    directories: set[Path] = field(default_factory=set)
 
 
 class UnreadableFiles(PolicyError):  # noqa: N818 - reads as what is the case
@@ -176,7 +155,7 @@ class DirectorySource:
     def _signature(self) -> Signature:
         """Return what changes when any file does; the error's text where there is one."""
         try:
-            return tuple(sorted(self._scan().signature))
+            return tuple(sorted(self._walk().signature))
         except ConfigError as error:
             return str(error)
 
@@ -184,7 +163,7 @@ class DirectorySource:
         """Return the directories whose events may mean a change."""
         directories = set(_link_parents(self.root))
         with suppress(ConfigError):
-            directories |= self._scan().directories
+            directories |= self._walk().directories
         return directories
 
     def _try_to_read(self) -> dict[str, bytes] | ConfigError:
@@ -194,18 +173,18 @@ class DirectorySource:
             return error
 
     def _read_once(self) -> dict[str, bytes]:
-        scan = self._scan()
-        if not scan.files and not scan.findings:
+        found = self._walk()
+        if not found.files and not found.findings:
             # No limits at all is never what an emptied directory is meant to say.
             raise ConfigError(f"{self.root} has no policy files; put at least one there")
         contents: dict[str, bytes] = {}
         total = 0
-        for name, path in scan.files.items():
+        for name, path in found.files.items():
             try:
                 with path.open("rb") as file:
                     contents[name] = file.read(MAX_FILE_BYTES + 1)
             except OSError as error:
-                scan.findings.append(_finding(name, path, error))
+                found.findings.append(to_finding(name, path, error))
                 continue
             total += len(contents[name])
             if total > MAX_POLICY_BYTES:
@@ -213,49 +192,12 @@ class DirectorySource:
                     f"the policy files in {self.root} have more than {MAX_POLICY_BYTES:,} bytes "
                     f"together; is it the right directory?"
                 )
-        if scan.findings:
-            raise UnreadableFiles(scan.findings, contents)
+        if found.findings:
+            raise UnreadableFiles(found.findings, contents)
         return contents
 
-    def _scan(self) -> _Scan:
-        """Walk the root; raises ConfigError for what cannot be policy."""
-        scan = _Scan()
-        try:
-            root = self.root.resolve(strict=True)
-            if root.is_dir():
-                self._scan_directory(self.root, "", {root}, scan)
-            else:
-                _add_file(self.root, self.root.name, scan)
-        except (OSError, RuntimeError) as error:
-            raise _unreadable(self.root, error) from error
-        return scan
-
-    def _scan_directory(self, path: Path, prefix: str, visited: set[Path], scan: _Scan) -> None:
-        scan.directories.add(path.resolve())
-        if len(scan.directories) > MAX_DIRECTORIES:
-            raise ConfigError(
-                f"{self.root} has more than {MAX_DIRECTORIES} directories; is it the right one?"
-            )
-        for entry in sorted(path.iterdir()):
-            if entry.name.startswith(".." if not self._ignore_dotfiles else "."):
-                continue
-            name = prefix + os.fsencode(entry.name).decode(errors="replace")
-            try:
-                self._scan_entry(entry, name, visited, scan)
-            except (OSError, RuntimeError) as error:
-                _check_number(entry, scan)
-                scan.findings.append(_finding(name, entry, error))
-                # It is no file to read, and a change as soon as it is another thing.
-                scan.signature.append((name, 0, 0, 0, 0, 0))
-
-    def _scan_entry(self, entry: Path, name: str, visited: set[Path], scan: _Scan) -> None:
-        if not entry.is_dir():
-            _add_file(entry, name, scan)
-            return
-        target = entry.resolve()
-        if target not in visited:
-            visited.add(target)
-            self._scan_directory(entry, f"{name}/", visited, scan)
+    def _walk(self) -> Walk:
+        return walk(self.root, ignore_dotfiles=self._ignore_dotfiles)
 
 
 class _Halt:
@@ -272,60 +214,9 @@ class _Halt:
         self._is_cancelled = True
 
 
-def _add_file(path: Path, name: str, scan: _Scan) -> None:
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, _NOT_A_FILE)
-    _check_number(path, scan)
-    scan.files[name] = path
-    scan.directories.add(path.resolve().parent)
-    scan.signature.append(
-        (
-            name,
-            status.st_dev,
-            status.st_ino,
-            status.st_size,
-            status.st_mtime_ns,
-            status.st_ctime_ns,
-        )
-    )
-
-
-def _check_number(path: Path, scan: _Scan) -> None:
-    if len(scan.files) + len(scan.findings) >= MAX_FILES:
-        raise ConfigError(
-            f"there are more than {MAX_FILES} files beside {path}; is it the right directory?"
-        )
-
-
 def _link_parents(path: Path) -> Iterator[Path]:
     """Yield the directory of every symlink on the way to `path`: that is where it is swapped."""
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow the links
     for step in (absolute, *absolute.parents):
         if step.is_symlink() and step.parent.is_dir():
             yield step.parent
-
-
-def _finding(name: str, path: Path, error: OSError | RuntimeError) -> Finding:
-    return Finding(name, 0, 0, "", _reason(path, error))
-
-
-def _unreadable(path: Path, error: OSError | RuntimeError) -> ConfigError:
-    if isinstance(error, FileNotFoundError) and not path.is_symlink():
-        return ConfigError(f"{path} does not exist; name a directory of policy files")
-    return ConfigError(f"{path} {_reason(path, error)}")
-
-
-def _reason(path: Path, error: OSError | RuntimeError) -> str:
-    if isinstance(error, RuntimeError) or error.errno == errno.ELOOP:
-        # How pathlib reports a symlink loop depends on the version of Python.
-        return "is a symlink that leads to itself"
-    if error.strerror == _NOT_A_FILE:
-        return f"{_NOT_A_FILE}; take it out of the policy"
-    if error.errno == errno.ENOENT:
-        if path.is_symlink():
-            return f"is a symlink to {path.readlink()}, which does not exist"
-        return "went away while it was read"
-    if error.errno == errno.EACCES:
-        return f"cannot be read: permission denied for user id {os.geteuid()}"
-    return f"cannot be read: {error.strerror}"

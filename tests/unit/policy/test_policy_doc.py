@@ -10,7 +10,8 @@ from ratelimitd.policy import compile as compile_module
 from ratelimitd.policy import document, fields, metadata, schema, tree
 from ratelimitd.policy.compile import compile_policy
 from ratelimitd.policy.dump import to_table
-from ratelimitd.policy_source import MAX_DIRECTORIES, MAX_POLICY_BYTES
+from ratelimitd.policy_source import MAX_POLICY_BYTES
+from ratelimitd.policy_walk import MAX_DIRECTORIES
 
 TEXT = (Path(__file__).parents[3] / "docs" / "policy.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.DOTALL)

@@ -126,15 +126,15 @@ def test_read_without_permission_is_a_config_error(tmp_path: Path, name: str) ->
 @pytest.mark.parametrize(
     ("bound", "message"),
     [
-        ("MAX_FILES", "more than 1 files"),
-        ("MAX_DIRECTORIES", "more than 1 directories"),
-        ("MAX_POLICY_BYTES", "more than 1 bytes"),
+        ("policy_walk.MAX_FILES", "more than 1 files"),
+        ("policy_walk.MAX_DIRECTORIES", "more than 1 directories"),
+        ("policy_source.MAX_POLICY_BYTES", "more than 1 bytes"),
     ],
 )
 def test_read_stops_at_its_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, message: str
 ) -> None:
-    monkeypatch.setattr(policy_source, bound, 1)
+    monkeypatch.setattr(f"ratelimitd.{bound}", 1)
     write(tmp_path / "a.yaml", "1")
     write(tmp_path / "b" / "b.yaml", "1")
 
