@@ -35,7 +35,9 @@ MAX_BODY_BYTES = 64 * 1024
 BODY_TIMEOUT_S = 5.0
 MAX_NESTING = 32
 
-_NOT_READABLE = "the body is no RateLimitRequest in JSON"
+_NOT_READABLE = "the body is not a RateLimitRequest in JSON"
+
+_LIKE = '{"domain": "d", "descriptors": [{"entries": [{"key": "k", "value": "v"}]}]}'
 
 ShouldRateLimit = Callable[
     [rls_pb2.RateLimitRequest, CallContext], Awaitable[rls_pb2.RateLimitResponse]
@@ -187,7 +189,8 @@ async def _read_body(request: Request) -> bytes:
 
 def _parse(body: bytes) -> rls_pb2.RateLimitRequest:
     if not body.lstrip().startswith(b"{"):
-        raise InvalidRequest(f"{_NOT_READABLE}: it is not an object")
+        what = "is empty" if not body.strip() else "does not start with a brace"
+        raise InvalidRequest(f"{_NOT_READABLE}: it {what}; send {_LIKE}")
     try:
         return Parse(
             body,

@@ -136,7 +136,7 @@ async def test_json_answers_400_with_a_reason_to_a_bad_body(
     title, reason, *rest = reply.text.splitlines()
     assert reply.status_code == 400
     assert title == "Bad Request"
-    assert reason.startswith("the body is no RateLimitRequest in JSON: ")
+    assert reason.startswith("the body is not a RateLimitRequest in JSON: ")
     assert len(reason) < 400
     assert not rest
     assert service.contexts == []
