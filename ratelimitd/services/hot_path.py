@@ -34,7 +34,7 @@ class HotPath:
         """Decide with `service`, its policy, store and telemetry."""
         self._service = service
         self._plans = PlanCache(self._make_plan)
-        self._policy: object = None
+        self._revision = ""
         self._secret = b""
 
     @property
@@ -80,10 +80,10 @@ class HotPath:
     def _plan(self, body: bytes) -> Plan:
         """Return the plan of a request under the policy and the secret in force."""
         service = self._service
-        policy, secret = service.holder.current(), service.hash_secret
-        if policy is not self._policy or secret is not self._secret:
+        revision, secret = service.holder.current().revision, service.hash_secret
+        if revision != self._revision or secret is not self._secret:
             self._plans.clear()
-            self._policy, self._secret = policy, secret
+            self._revision, self._secret = revision, secret
         return self._plans.get(body)
 
     def _make_plan(self, body: bytes) -> Plan:
