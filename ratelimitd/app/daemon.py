@@ -7,14 +7,16 @@ Rules:
 - Nothing is served before the policy was compiled and every port is ours.
 - What is opened is closed in the opposite order, whatever happens on the way.
 - SIGTERM and SIGINT drain: health says so at once, calls in flight finish. SIGHUP reloads.
+- While the store is opened they end the start: nobody waits for an orphan's lock or a long load.
 """
 
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import TypeVar
 
 import uvloop
 
@@ -37,6 +39,8 @@ _log = logging.getLogger("ratelimitd.daemon")
 RESTART_DELAY_S = 5.0
 BEAT_S = 1.0
 
+T = TypeVar("T")
+
 OnReady = Callable[[Addresses, PolicyHolder], None]
 
 
@@ -46,6 +50,10 @@ class Signals:
 
     stop: asyncio.Event
     reload: asyncio.Event
+
+
+class _StoppedAtStartError(Exception):
+    """A signal came before anything was served."""
 
 
 def run(settings: Settings, on_ready: OnReady = lambda *_: None) -> None:
@@ -62,6 +70,8 @@ def run(settings: Settings, on_ready: OnReady = lambda *_: None) -> None:
     )
     try:
         uvloop.run(_serve(settings, telemetry, on_ready))
+    except _StoppedAtStartError:
+        _log.info("stopped before it was ready")
     finally:
         writer.stop()
 
@@ -86,7 +96,8 @@ async def _serve(settings: Settings, telemetry: Telemetry, on_ready: OnReady) ->
     policies = policy_loop(settings.policy, holder, telemetry, tell_all)
     await _load_first(policies, can_fail=settings.policy.can_start_without)
     async with AsyncExitStack() as stack:
-        engine = await open_engine(settings, telemetry, health, reporter.refresh, stack)
+        opening = open_engine(settings, telemetry, health, reporter.refresh, stack)
+        engine = await _unless_stopped(opening, signals.stop)
         await reporter.refresh()
         workers = None
         if settings.workers > 1:
@@ -111,6 +122,20 @@ async def _serve(settings: Settings, telemetry: Telemetry, on_ready: OnReady) ->
         _log.info("draining", extra=fields(grace_s=settings.listen.drain_grace_s))
         await drain()
     _log.info("stopped")
+
+
+async def _unless_stopped(start: Coroutine[None, None, T], stop: asyncio.Event) -> T:
+    """Return what `start` returns; once `stop` is set it is ended, and _StoppedAtStartError."""
+    starting, stopping = asyncio.create_task(start), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            raise _StoppedAtStartError
+        return await starting
+    finally:
+        for task in (starting, stopping):
+            task.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
 
 
 async def _load_first(policies: PolicyLoop, *, can_fail: bool) -> None:

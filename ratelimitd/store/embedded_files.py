@@ -88,22 +88,11 @@ async def take_lock(files: ServerFiles) -> int:
             f"data directory {files.directory}: {error.strerror or 'unusable'};"
             " give --data-dir a directory that this user can write"
         ) from error
-    deadline = asyncio.get_running_loop().time() + ORPHAN_TIMEOUT_S
-    while not _try_lock(descriptor):
-        daemon, server = _read_owner(descriptor)
-        if daemon and _is_running(daemon):
-            os.close(descriptor)
-            raise ConfigError(
-                f"data directory {files.directory}: in use by the daemon with pid {daemon};"
-                " stop it, or give --data-dir another directory"
-            )
-        if asyncio.get_running_loop().time() > deadline:
-            os.close(descriptor)
-            raise ConfigError(
-                f"data directory {files.directory}: the store server with pid {server or '?'} of"
-                f" an earlier daemon runs on after {ORPHAN_TIMEOUT_S:.0f} s; end it and try again"
-            )
-        await asyncio.sleep(_POLL_S)
+    try:
+        await _wait_for_lock(files, descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 
@@ -137,6 +126,24 @@ def log_tail(files: ServerFiles) -> str:
             return "".join(deque(log, TAIL_LINES)).rstrip()
     except OSError:
         return "(no log)"
+
+
+async def _wait_for_lock(files: ServerFiles, descriptor: int) -> None:
+    """Wait while an orphan ends; ConfigError if it stays, or a daemon has the lock."""
+    deadline = asyncio.get_running_loop().time() + ORPHAN_TIMEOUT_S
+    while not _try_lock(descriptor):
+        daemon, server = _read_owner(descriptor)
+        if daemon and _is_running(daemon):
+            raise ConfigError(
+                f"data directory {files.directory}: in use by the daemon with pid {daemon};"
+                " stop it, or give --data-dir another directory"
+            )
+        if asyncio.get_running_loop().time() > deadline:
+            raise ConfigError(
+                f"data directory {files.directory}: the store server with pid {server or '?'} of"
+                f" an earlier daemon runs on after {ORPHAN_TIMEOUT_S:.0f} s; end it and try again"
+            )
+        await asyncio.sleep(_POLL_S)
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -226,6 +226,10 @@ async def open_store(
         if embedded is not None:
             await embedded.stop()
         raise
-    # One look, so that a running store's hash secret is known before the first request.
-    await opened.hash_secret.refresh(opened.client, timeout_s=options.timeout_s)
+    try:
+        # One look, so that a running store's hash secret is known before the first request.
+        await opened.hash_secret.refresh(opened.client, timeout_s=options.timeout_s)
+    except BaseException:
+        await opened.close()
+        raise
     return opened
