@@ -30,7 +30,7 @@ from ratelimitd.services.health import HealthState
 from ratelimitd.services.policy_holder import PolicyHolder
 from ratelimitd.settings.model import Settings
 from ratelimitd.telemetry.counters import Telemetry
-from ratelimitd.telemetry.logs import LEVELS, fields, start_logging
+from ratelimitd.telemetry.logs import fields, start_logging
 from ratelimitd.telemetry.processes import Pulse
 from ratelimitd.transport.health import HealthReporter
 
@@ -64,7 +64,7 @@ def run(settings: Settings, on_ready: OnReady = lambda *_: None) -> None:
     telemetry = Telemetry()
     writer = start_logging(
         telemetry.logs,
-        level=LEVELS[settings.log.level.value],
+        level=settings.log.level.number,
         log_format=settings.log.format,
         secrets=[settings.store.address.credentials.password],
     )

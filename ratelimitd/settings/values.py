@@ -6,16 +6,16 @@ Rules:
 - Booleans and durations are written as Go writes them, because the reference server's are.
 """
 
+import logging
 import re
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 
+from ratelimitd.store.address import MAX_SOCKET_PATH_BYTES
 from ratelimitd.telemetry.logs import LogFormat
 from ratelimitd.transport.listen import ListenAddress, TcpAddress, UnixAddress
 
-# sun_path holds 108 bytes, the last of them zero.
-MAX_UNIX_PATH_BYTES = 107
 MAX_PORT = 65535
 MAX_WORKERS = 256
 # A store that saves its data, or a machine that is busy, takes some milliseconds now and then.
@@ -46,6 +46,11 @@ class LogLevel(StrEnum):
     WARNING = "warning"
     INFO = "info"
     DEBUG = "debug"
+
+    @property
+    def number(self) -> int:
+        """Return the standard library's level."""
+        return logging.getLevelNamesMapping()[self.name]
 
 
 class MetricsCompat(StrEnum):
@@ -232,8 +237,8 @@ def _unix_address(path: str) -> UnixAddress:
     size = len(path.encode())
     if not path or "\0" in path:
         raise ValueError("write a path after unix:, like unix:/run/ratelimitd.sock")
-    if size > MAX_UNIX_PATH_BYTES:
+    if size > MAX_SOCKET_PATH_BYTES:
         raise ValueError(
-            f"a unix socket's path has at most {MAX_UNIX_PATH_BYTES} bytes, this one has {size}"
+            f"a unix socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes, this one has {size}"
         )
     return UnixAddress(path)

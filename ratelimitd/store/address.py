@@ -21,6 +21,8 @@ from ratelimitd.errors import ConfigError
 DEFAULT_PORT = 6379
 MAX_PORT = 65_535
 MAX_DIGITS = 6
+# sockaddr_un holds 108 bytes with the closing zero.
+MAX_SOCKET_PATH_BYTES = 107
 # A password file holds one line; more is the wrong file.
 MAX_PASSWORD_BYTES = 64 * 1024
 ACCEPTED = (

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ratelimitd.errors import ConfigError
+from ratelimitd.store.address import MAX_SOCKET_PATH_BYTES
 
-# sockaddr_un holds 108 bytes with the closing zero.
-MAX_SOCKET_PATH_BYTES = 107
 # An orphan got SIGTERM when its daemon ended and only has to write its data.
 ORPHAN_TIMEOUT_S = 10.0
 MAX_LOG_BYTES = 4 * 1024 * 1024

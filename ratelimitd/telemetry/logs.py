@@ -18,7 +18,6 @@ import time
 from collections.abc import Collection, Mapping
 from enum import StrEnum
 
-from ratelimitd.errors import ConfigError
 from ratelimitd.telemetry.counters import LogSeries
 
 # Some seconds of the busiest log that the bounds elsewhere allow, some MiB at most.
@@ -26,19 +25,6 @@ MAX_QUEUED = 4_096
 # A line is for reading; findings of a large policy fit.
 MAX_LINE = 16_384
 STOP_TIMEOUT_S = 2.0
-
-# The reference server's names (logrus) and the standard library's.
-LEVELS: Mapping[str, int] = {
-    "trace": logging.DEBUG,
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warn": logging.WARNING,
-    "warning": logging.WARNING,
-    "error": logging.ERROR,
-    "fatal": logging.CRITICAL,
-    "panic": logging.CRITICAL,
-    "critical": logging.CRITICAL,
-}
 
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127) if chr(code) not in "\n\t"}
@@ -50,15 +36,6 @@ class LogFormat(StrEnum):
 
     TEXT = "text"
     JSON = "json"
-
-
-def parse_level(name: str) -> int:
-    """Return the level called `name`, in any case; ConfigError names the accepted ones."""
-    level = LEVELS.get(name.strip().lower())
-    if level is None:
-        accepted = ", ".join(LEVELS)
-        raise ConfigError(f"log level {name!r} is not known; use one of {accepted}")
-    return level
 
 
 def fields(**values: object) -> dict[str, dict[str, object]]:

@@ -15,14 +15,14 @@ import redis
 
 from ratelimitd.errors import ConfigError, StoreError
 from ratelimitd.store import embedded_files
-from ratelimitd.store.address import parse_address
+from ratelimitd.store.address import MAX_SOCKET_PATH_BYTES, parse_address
 from ratelimitd.store.embedded import (
     STALL_TIMEOUT_S,
     TERMINATE_TIMEOUT_S,
     EmbeddedServer,
     start_embedded,
 )
-from ratelimitd.store.embedded_files import MAX_SOCKET_PATH_BYTES, find_server_program
+from ratelimitd.store.embedded_files import find_server_program
 from ratelimitd.store.open import OpenStore, StoreOptions, open_store
 from tests.store.plans import one
 

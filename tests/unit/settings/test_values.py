@@ -1,5 +1,6 @@
 """Texts of flags and variables become values, or a message that says what is accepted."""
 
+import logging
 from collections.abc import Callable
 
 import pytest
@@ -107,6 +108,7 @@ def test_unix_path_may_have_107_bytes() -> None:
 )
 def test_log_level_knows_the_reference_servers_names(text: str, level: LogLevel) -> None:
     assert values.parse_log_level(text) is level
+    assert logging.getLevelName(level.number) == level.name
 
 
 @pytest.mark.parametrize(

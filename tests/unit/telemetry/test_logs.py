@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimitd.errors import ConfigError
 from ratelimitd.telemetry.counters import LogSeries
 from ratelimitd.telemetry.logs import (
     MAX_LINE,
@@ -24,7 +23,6 @@ from ratelimitd.telemetry.logs import (
     Redaction,
     TextFormatter,
     fields,
-    parse_level,
     start_logging,
 )
 
@@ -62,28 +60,6 @@ def read_all(pipe: tuple[int, int]) -> str:
     while chunk := os.read(pipe[0], 65_536):
         chunks.append(chunk)
     return b"".join(chunks).decode()
-
-
-@pytest.mark.parametrize(
-    ("name", "level"),
-    [
-        ("trace", logging.DEBUG),
-        ("DEBUG", logging.DEBUG),
-        ("Info", logging.INFO),
-        ("WARN", logging.WARNING),
-        ("warning", logging.WARNING),
-        (" error ", logging.ERROR),
-        ("fatal", logging.CRITICAL),
-        ("panic", logging.CRITICAL),
-    ],
-)
-def test_level_accepts_the_names_that_operators_use(name: str, level: int) -> None:
-    assert parse_level(name) == level
-
-
-def test_level_unknown_names_the_accepted_ones() -> None:
-    with pytest.raises(ConfigError, match=r"'loud' is not known; use one of trace, debug, info"):
-        parse_level("loud")
 
 
 def test_text_line_is_readable_and_carries_the_fields() -> None:
