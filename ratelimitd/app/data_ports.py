@@ -1,11 +1,11 @@
 """Who serves the ports that gateways call, in the daemon's own process: grpcio or our HTTP/2."""
 
+import ssl
 from contextlib import AsyncExitStack
 
 from ratelimitd.app.engine import Engine
-from ratelimitd.app.h2_port import h2_server, measure
+from ratelimitd.app.h2_port import h2_server, measure, tls_context
 from ratelimitd.app.servers import HTTP_GRACE_S, DataPorts, Ports, add_health, hot_method
-from ratelimitd.errors import ConfigError
 from ratelimitd.settings.model import ListenSettings, Settings
 from ratelimitd.settings.values import DataPlane
 from ratelimitd.transport import sockets
@@ -21,14 +21,6 @@ def data_ports(settings: Settings, engine: Engine, ports: Ports) -> DataPorts:
     if settings.data_plane is DataPlane.H2:
         return _H2Ports(settings, engine, ports.pages)
     return _GrpcioPorts(settings.listen, ports)
-
-
-def check_h2(listen: ListenSettings) -> None:
-    """Raise ConfigError for what our HTTP/2 server does not serve."""
-    if listen.tls is not None:
-        raise ConfigError(
-            "--grpc-tls-cert: the h2 data plane speaks no TLS yet; use --data-plane grpcio"
-        )
 
 
 class _GrpcioPorts:
@@ -77,10 +69,11 @@ class _H2Ports:
         self._settings = settings
         self._engine = engine
         self._pages = pages
+        self._tls: ssl.SSLContext | None = None
         self._server: Server | None = None
 
     async def open_http(self, stack: AsyncExitStack) -> ListenAddress:
-        check_h2(self._settings.listen)
+        self._tls = tls_context(self._settings.listen)
         return await _open_http(self._settings.listen, self._pages, stack)
 
     async def open_grpc(self, stack: AsyncExitStack) -> ListenAddress:
@@ -90,7 +83,7 @@ class _H2Ports:
         bound = sockets.bound_address(address, sock)
         server = h2_server(self._settings, self._engine, on_closed=lambda: None)
         stack.push_async_callback(server.stop, 0)
-        await server.listen(sock)
+        await server.listen(sock, self._tls)
         self._server = server
         return bound
 

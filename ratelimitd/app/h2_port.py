@@ -1,5 +1,6 @@
 """The gRPC port on our own HTTP/2 server: which methods it has, and for how long it lets them."""
 
+import ssl
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -11,7 +12,8 @@ from ratelimitd.services.hot_path import HotPath
 from ratelimitd.settings.model import ListenSettings, Settings
 from ratelimitd.telemetry.counters import Telemetry
 from ratelimitd.transport.h2.link import Link, Timeouts
-from ratelimitd.transport.h2.server import Server
+from ratelimitd.transport.h2.server import OnCalls, Server
+from ratelimitd.transport.h2.tls import PeerGuard, to_context
 from ratelimitd.transport.h2.unary import Calls, Method, from_service
 
 SHOULD_RATE_LIMIT: Final = b"/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
@@ -20,12 +22,16 @@ HEALTH_CHECK: Final = b"/grpc.health.v1.Health/Check"
 
 def h2_server(settings: Settings, engine: Engine, on_closed: Callable[[], None]) -> Server:
     """Return a server without connections; `on_closed` is called after each that ends."""
-    return _Server(
-        _methods(engine),
-        Calls(engine.telemetry.observe_call, settings.default_deadline_s),
-        _timeouts(settings.listen),
-        on_closed,
-    )
+    observe_call = engine.telemetry.observe_call
+    calls: OnCalls = Calls(observe_call, settings.default_deadline_s)
+    if settings.listen.client_sans:
+        calls = PeerGuard(frozenset(settings.listen.client_sans), calls, observe_call)
+    return _Server(_methods(engine), calls, _timeouts(settings.listen), on_closed)
+
+
+def tls_context(listen: ListenSettings) -> ssl.SSLContext | None:
+    """Return how connections are encrypted, if they are; ConfigError for files that are wrong."""
+    return None if listen.tls is None else to_context(listen.tls)
 
 
 def measure(server: Server, telemetry: Telemetry) -> None:
@@ -65,7 +71,7 @@ class _Server(Server):
     def __init__(
         self,
         methods: Mapping[bytes, Method],
-        on_calls: Calls,
+        on_calls: OnCalls,
         timeouts: Timeouts,
         on_closed: Callable[[], None],
     ) -> None:

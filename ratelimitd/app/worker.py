@@ -18,7 +18,7 @@ from typing import Final
 
 from ratelimitd.app.compiler import CompilerError, compile_apart, let_go
 from ratelimitd.app.engine import Engine, open_engine
-from ratelimitd.app.h2_port import h2_server, measure
+from ratelimitd.app.h2_port import h2_server, measure, tls_context
 from ratelimitd.app.pages import pages
 from ratelimitd.app.policy_in_force import put_in_force
 from ratelimitd.errors import ConfigError
@@ -28,7 +28,7 @@ from ratelimitd.services.health import HealthState
 from ratelimitd.services.policy_holder import PolicyHolder
 from ratelimitd.settings.model import Settings
 from ratelimitd.telemetry.counters import Telemetry
-from ratelimitd.telemetry.logs import start_logging
+from ratelimitd.telemetry.logs import LEVELS, start_logging
 from ratelimitd.telemetry.processes import Publisher, Pulse, read_all, worker_file
 from ratelimitd.transport.h2.server import Server
 from ratelimitd.transport.http import http_app
@@ -62,7 +62,7 @@ async def compose(begin: Begin, on_closed: Callable[[], None]) -> AsyncIterator[
     directory = Path(begin.directory)
     writer = start_logging(
         telemetry.logs,
-        level=settings.log.level.number,
+        level=LEVELS[settings.log.level.value],
         log_format=settings.log.format,
         secrets=[settings.store.address.credentials.password],
     )
@@ -105,6 +105,7 @@ class RateLimitWork:
         )
         self._parts: list[object] = []
         self._serial = 0
+        self._tls = tls_context(settings.listen)
         self.calls: Server = h2_server(settings, engine, on_closed)
         self.http = HttpConnections(
             http_app(pages(settings, engine, self._read_counters, pid=os.getppid())), on_closed
@@ -122,10 +123,10 @@ class RateLimitWork:
             return
         try:
             if message.listener is Listener.GRPC:
-                await self.calls.adopt(sock)
+                await self.calls.adopt(sock, self._tls)
             else:
                 await self.http.adopt(sock)
-        except OSError:
+        except OSError:  # of TLS too
             sock.close()
 
     def move(self, count: int) -> None:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ratelimitd.app import worker
-from ratelimitd.app.data_ports import check_h2
 from ratelimitd.app.engine import Engine
+from ratelimitd.app.h2_port import tls_context
 from ratelimitd.app.policy_loop import PolicyLoop
 from ratelimitd.settings.model import Settings
 from ratelimitd.telemetry.counters import Telemetry
@@ -36,7 +36,7 @@ class WorkerPorts:
 
     async def open_http(self, stack: AsyncExitStack) -> ListenAddress:
         """Bind the HTTP port; its connections are accepted once the workers are ready."""
-        check_h2(self._settings.listen)
+        tls_context(self._settings.listen)  # what is wrong with its files is said before the start
         self._http, address = _bind(self._settings.listen.http, "--http", stack)
         return address
 

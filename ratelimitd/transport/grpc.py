@@ -26,6 +26,7 @@ from ratelimitd.transport import sockets
 from ratelimitd.transport.errors import new_error_id, to_answer, to_internal
 from ratelimitd.transport.listen import ListenAddress, TcpAddress, TlsFiles, UnixAddress
 from ratelimitd.transport.tls import is_peer_accepted, to_credentials
+from ratelimitd.transport.tls_files import REFUSED_PEER
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,6 @@ MAX_METADATA_BYTES = 16 * 1024
 MAX_CALLS = 10_000
 # A client may ask whether we live this often, also while it has no call.
 MIN_PING_INTERVAL_MS = 10_000
-REFUSED_PEER = "the certificate is for no name that may call here (--grpc-client-san)"
 
 ObserveCall = Callable[[str, str, float], None]
 

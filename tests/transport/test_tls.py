@@ -2,7 +2,12 @@
 
 import os
 import shutil
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 import grpc.aio
@@ -10,14 +15,59 @@ import pytest
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd.errors import ConfigError
-from ratelimitd.transport.grpc import REFUSED_PEER, GrpcPort
+from ratelimitd.transport.grpc import GrpcPort
+from ratelimitd.transport.h2.server import OnCalls, Server
+from ratelimitd.transport.h2.tls import PeerGuard, to_context
+from ratelimitd.transport.h2.unary import Calls, from_service
 from ratelimitd.transport.listen import TcpAddress, TlsFiles
 from ratelimitd.transport.tls import to_credentials
+from ratelimitd.transport.tls_files import REFUSED_PEER
 from tests.support.certificates import Authority, KeyPair, make_authority
-from tests.transport.support import ANY_PORT, EchoService, raw_call, serving, status_of
+from tests.transport.support import ANY_PORT, PATH, EchoService, raw_call, serving, status_of
 
+Serve = Callable[[EchoService, GrpcPort], AbstractAsyncContextManager["Served"]]
 OK_CALL = rls_pb2.RateLimitRequest(domain="d").SerializeToString()
 TIMEOUT_S = 10
+
+
+class Served(Protocol):
+    """A server that listens."""
+
+    @property
+    def address(self) -> object:
+        """Return where it listens."""
+        ...
+
+
+@dataclass
+class H2Served:
+    """Our own server."""
+
+    address: TcpAddress
+
+
+@asynccontextmanager
+async def serving_h2(service: EchoService, port: GrpcPort) -> AsyncIterator[H2Served]:
+    """Serve `service` on our HTTP/2 server until the block ends."""
+    assert port.tls is not None
+    calls: OnCalls = Calls(service.observe_call, TIMEOUT_S)
+    if port.accepted_names:
+        calls = PeerGuard(frozenset(port.accepted_names), calls, service.observe_call)
+    context = to_context(port.tls)
+    method = from_service("ShouldRateLimit", rls_pb2.RateLimitRequest, service.should_rate_limit)
+    server = Server({PATH.encode(): method}, calls)
+    sock = socket.create_server(("127.0.0.1", 0))
+    await server.listen(sock, context)
+    try:
+        yield H2Served(TcpAddress("127.0.0.1", sock.getsockname()[1]))
+    finally:
+        await server.stop(0.1)
+
+
+@pytest.fixture(params=["grpcio", "h2"])
+def serve(request: pytest.FixtureRequest) -> Serve:
+    """Give each of the two servers."""
+    return serving if request.param == "grpcio" else serving_h2
 
 
 @pytest.fixture
@@ -65,15 +115,17 @@ async def outcome(
         return await status_of(raw_call(channel)(OK_CALL, timeout=TIMEOUT_S))
 
 
-async def test_tls_serves_who_trusts_us(authority: Authority, server_pair: KeyPair) -> None:
-    async with serving(EchoService(), port(server_pair)) as server:
+async def test_tls_serves_who_trusts_us(
+    authority: Authority, server_pair: KeyPair, serve: Serve
+) -> None:
+    async with serve(EchoService(), port(server_pair)) as server:
         assert await outcome(server.address, authority) == (grpc.StatusCode.OK, "")
 
 
 async def test_tls_refuses_plain_text_and_goes_on(
-    authority: Authority, server_pair: KeyPair
+    authority: Authority, server_pair: KeyPair, serve: Serve
 ) -> None:
-    async with serving(EchoService(), port(server_pair)) as server:
+    async with serve(EchoService(), port(server_pair)) as server:
         async with grpc.aio.insecure_channel(str(server.address)) as channel:
             code, _ = await status_of(raw_call(channel)(OK_CALL, timeout=TIMEOUT_S))
             assert code is grpc.StatusCode.UNAVAILABLE
@@ -82,10 +134,10 @@ async def test_tls_refuses_plain_text_and_goes_on(
 
 
 async def test_client_ca_requires_a_certificate_of_it(
-    tmp_path: Path, authority: Authority, server_pair: KeyPair
+    tmp_path: Path, authority: Authority, server_pair: KeyPair, serve: Serve
 ) -> None:
     stranger = make_authority(tmp_path / "other", "Other CA").issue("client")
-    async with serving(EchoService(), port(server_pair, authority.certificate)) as server:
+    async with serve(EchoService(), port(server_pair, authority.certificate)) as server:
         no_certificate, _ = await outcome(server.address, authority)
         wrong_authority, _ = await outcome(server.address, authority, stranger)
         right = await outcome(server.address, authority, authority.issue("client"))
@@ -108,14 +160,18 @@ async def test_client_ca_requires_a_certificate_of_it(
     ],
 )
 async def test_names_are_compared_with_dns_names_and_uris(
-    authority: Authority, server_pair: KeyPair, sans: tuple[str, ...], is_accepted: bool
+    authority: Authority,
+    server_pair: KeyPair,
+    sans: tuple[str, ...],
+    is_accepted: bool,
+    serve: Serve,
 ) -> None:
     # The common name would match: it must not be looked at.
     client = authority.issue("envoy.internal", sans)
     names = ("envoy.internal", "spiffe://cluster/envoy", "10.0.0.1")
     service = EchoService()
 
-    async with serving(service, port(server_pair, authority.certificate, names)) as server:
+    async with serve(service, port(server_pair, authority.certificate, names)) as server:
         found = await outcome(server.address, authority, client)
 
     refused = (grpc.StatusCode.PERMISSION_DENIED, REFUSED_PEER)
@@ -124,10 +180,10 @@ async def test_names_are_compared_with_dns_names_and_uris(
 
 
 async def test_changed_certificate_is_used_for_the_next_connection(
-    tmp_path: Path, authority: Authority, server_pair: KeyPair
+    tmp_path: Path, authority: Authority, server_pair: KeyPair, serve: Serve
 ) -> None:
     other = make_authority(tmp_path / "other", "Other CA")
-    async with serving(EchoService(), port(server_pair)) as server:
+    async with serve(EchoService(), port(server_pair)) as server:
         assert await outcome(server.address, authority) == (grpc.StatusCode.OK, "")
 
         replace(other.issue("localhost"), server_pair)
@@ -137,10 +193,28 @@ async def test_changed_certificate_is_used_for_the_next_connection(
         assert code is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_broken_certificate_keeps_the_last_one_and_is_logged_once(
-    authority: Authority, server_pair: KeyPair, caplog: pytest.LogCaptureFixture
+async def test_authority_that_was_taken_out_is_trusted_no_more(
+    tmp_path: Path, authority: Authority, server_pair: KeyPair, serve: Serve
 ) -> None:
-    async with serving(EchoService(), port(server_pair)) as server:
+    other = make_authority(tmp_path / "other", "Other CA")
+    trusted = tmp_path / "trusted.pem"
+    shutil.copy(authority.certificate, trusted)
+    old, new = authority.issue("client"), other.issue("client")
+    async with serve(EchoService(), port(server_pair, trusted)) as server:
+        assert await outcome(server.address, authority, old) == (grpc.StatusCode.OK, "")
+
+        shutil.copy(other.certificate, tmp_path / "trusted.new")
+        (tmp_path / "trusted.new").replace(trusted)
+
+        assert await outcome(server.address, authority, new) == (grpc.StatusCode.OK, "")
+        code, _ = await outcome(server.address, authority, old)
+        assert code is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_broken_certificate_keeps_the_last_one_and_is_logged_once(
+    authority: Authority, server_pair: KeyPair, caplog: pytest.LogCaptureFixture, serve: Serve
+) -> None:
+    async with serve(EchoService(), port(server_pair)) as server:
         server_pair.certificate.write_text("not a certificate")
 
         assert await outcome(server.address, authority) == (grpc.StatusCode.OK, "")

@@ -10,10 +10,10 @@ Rules:
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ssl import SSLObject
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from ratelimitd.transport.h2.answers import INTERNAL
 from ratelimitd.transport.h2.connection import Call, Connection
@@ -117,6 +117,11 @@ class Link(asyncio.Protocol):
     def is_draining(self) -> bool:
         """Whether the peer was told to go elsewhere."""
         return self._draining_since is not None
+
+    @property
+    def peer_certificate(self) -> Mapping[str, Any] | None:
+        """The peer's certificate as the ssl module shows it, if it gave one."""
+        return self._transport.get_extra_info("peercert") if self._transport is not None else None
 
     def answer(self, stream_id: int, message: bytes) -> None:
         """Answer a call; it is written at the end of this turn of the loop."""
