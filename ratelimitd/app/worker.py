@@ -28,7 +28,7 @@ from ratelimitd.services.health import HealthState
 from ratelimitd.services.policy_holder import PolicyHolder
 from ratelimitd.settings.model import Settings
 from ratelimitd.telemetry.counters import Telemetry
-from ratelimitd.telemetry.logs import LEVELS, start_logging
+from ratelimitd.telemetry.logs import start_logging
 from ratelimitd.telemetry.processes import Publisher, Pulse, read_all, worker_file
 from ratelimitd.transport.h2.server import Server
 from ratelimitd.transport.http import http_app
@@ -62,7 +62,7 @@ async def compose(begin: Begin, on_closed: Callable[[], None]) -> AsyncIterator[
     directory = Path(begin.directory)
     writer = start_logging(
         telemetry.logs,
-        level=LEVELS[settings.log.level.value],
+        level=settings.log.level.number,
         log_format=settings.log.format,
         secrets=[settings.store.address.credentials.password],
     )
