@@ -175,9 +175,11 @@ def _to_behaviour(method: UnaryMethod, observe_call: ObserveCall, defects: Defec
         except Exception as error:  # noqa: BLE001 - the edge: whatever a service raises is answered
             status, message = _to_status(error, method, defects)
             code = status.name
-            await call.abort(status, message)
         finally:
+            # Before the caller is told, so that what it knows is counted.
             observe_call(method.name, code, time.monotonic() - start_s)
+        await call.abort(status, message)
+        raise AssertionError("abort always raises")
 
     return behaviour
 
