@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import resource
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -97,8 +98,8 @@ from ratelimitd.workers.supervisor import Supervisor, WorkerOptions
 async def main():
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
-    options = WorkerOptions(count=2, target="tests.workers.echo:compose", settings="",
-        directory=Path({directory!r}), grace_s=5.0)
+    options = WorkerOptions(count=2, target="tests.workers.echo:{target}", settings="",
+        directory=Path({directory!r}), grace_s={grace_s})
     supervisor = Supervisor(options, {{Listener.GRPC: listener}}, Telemetry())
     supervisor.tell_policy({{"name": b"first"}})
     await supervisor.start()
@@ -167,3 +168,16 @@ async def until_ended(pids: Sequence[int]) -> None:
     async with asyncio.timeout(WAIT_S):
         while any(is_alive(pid) for pid in pids):  # noqa: ASYNC110 - other processes set no event
             await asyncio.sleep(0.02)
+
+
+async def supervise(
+    directory: Path, target: str, grace_s: float
+) -> tuple[asyncio.subprocess.Process, dict[str, Any]]:
+    """Return a process that supervises two workers, and their pids and port."""
+    code = SUPERVISE.format(directory=str(directory), target=target, grace_s=grace_s)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, env=environment()
+    )
+    assert process.stdout is not None
+    line = json.loads(await asyncio.wait_for(process.stdout.readline(), WAIT_S))
+    return process, line

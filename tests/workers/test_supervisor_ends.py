@@ -1,11 +1,9 @@
 """How workers and their supervisor end, and what goes wrong on the way."""
 
 import asyncio
-import json
 import os
 import signal
 import socket
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,14 +15,12 @@ from ratelimitd.workers import supervisor as module
 from ratelimitd.workers.acceptor import PAUSE_S
 from ratelimitd.workers.messages import Listener
 from tests.workers.supervised import (
-    SUPERVISE,
-    WAIT_S,
     Client,
     Run,
     connect,
     descriptors_used_up,
-    environment,
     gather,
+    supervise,
     until_ended,
 )
 
@@ -54,7 +50,8 @@ async def test_counters_of_a_killed_worker_stay_in_the_sum(run: Run) -> None:
         await daemon.supervisor.stop()
 
         assert read_all(daemon.directory).global_shadow == 5
-        assert read_all(daemon.directory).workers == {}
+        left = sorted(path.name for path in daemon.directory.glob("*.metrics"))
+        assert left == ["control.metrics", "ended.metrics"]
 
 
 async def test_worker_that_does_not_end_is_killed(
@@ -95,14 +92,18 @@ async def test_connections_wait_while_descriptors_are_short(
     assert caplog.text.count("accepting fails") == 1
 
 
+async def test_worker_that_hangs_ends_without_a_supervisor(tmp_path: Path) -> None:
+    process, line = await supervise(tmp_path, "compose_stubborn", grace_s=0.1)
+
+    process.kill()
+    await process.wait()
+
+    await until_ended(line["pids"])
+
+
 async def test_workers_end_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     # given a supervisor of two workers in a process of its own, and a call in flight
-    code = SUPERVISE.format(directory=str(tmp_path))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, env=environment()
-    )
-    assert process.stdout is not None
-    line = json.loads(await asyncio.wait_for(process.stdout.readline(), WAIT_S))
+    process, line = await supervise(tmp_path, "compose", grace_s=5.0)
     client = await connect(("127.0.0.1", line["port"]))
     told = await client.ask()
     assert told["pid"] in line["pids"]
