@@ -112,12 +112,14 @@ async def start_grpc(
     server.add_generic_rpc_handlers((_UnaryHandlers(methods, observe_call),))
     add_servicers(server)
     sockets.check_free(port.address, port.flag)
+    place = sockets.place_beside(port.address)
     try:
         if credentials is None:
-            number = server.add_insecure_port(str(port.address))
+            number = server.add_insecure_port(str(place))
         else:
-            number = server.add_secure_port(str(port.address), credentials)
-    except RuntimeError as error:
+            number = server.add_secure_port(str(place), credentials)
+        sockets.move(place, port.address)
+    except (RuntimeError, OSError) as error:
         raise ConfigError(f"{port.flag}: cannot listen on {port.address}") from error
     file = sockets.SocketFile(port.address)
     await server.start()

@@ -8,11 +8,13 @@ Rules:
 
 import contextlib
 import os
+import secrets
 import socket
 import stat
 from pathlib import Path
 
 from ratelimitd.errors import ConfigError
+from ratelimitd.store.address import MAX_SOCKET_PATH_BYTES
 from ratelimitd.transport.listen import ListenAddress, TcpAddress, UnixAddress
 
 BACKLOG = 2048
@@ -68,6 +70,25 @@ def check_free(address: ListenAddress, flag: str) -> None:
     file = SocketFile(address)
     sock.close()
     file.remove()
+
+
+def place_beside(address: ListenAddress) -> ListenAddress:
+    """Return where a server shall bind that removes its socket's file itself, when it likes.
+
+    Bound beside and then moved, the file is ours to remove: what that server removes at its end is
+    a name that is gone, not the file of a successor. A path without room for that stays.
+    """
+    if isinstance(address, TcpAddress):
+        return address
+    beside = f"{address.path}.{secrets.token_hex(2)}"
+    has_room = len(os.fsencode(beside)) <= MAX_SOCKET_PATH_BYTES
+    return UnixAddress(beside) if has_room else address
+
+
+def move(place: ListenAddress, address: ListenAddress) -> None:
+    """Put the unix socket that was bound at `place` where callers look for it."""
+    if isinstance(place, UnixAddress) and isinstance(address, UnixAddress) and place != address:
+        Path(place.path).rename(address.path)
 
 
 def bound_address(address: ListenAddress, sock: socket.socket) -> ListenAddress:
