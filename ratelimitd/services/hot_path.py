@@ -10,18 +10,14 @@ Rules:
 from collections.abc import Callable
 from functools import partial
 
-from google.protobuf.message import DecodeError
-
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd.decisions.plan import Plan, Reply
-from ratelimitd.errors import InvalidRequest, StoreError, StoreUnavailable
+from ratelimitd.errors import StoreError, StoreUnavailable
 from ratelimitd.services.context import CallContext
 from ratelimitd.services.encode import encode_response
+from ratelimitd.services.parse import parse_request
 from ratelimitd.services.plan_cache import PlanCache
 from ratelimitd.services.ratelimit import NOT_REACHED, RateLimitService, answer_within_s
-
-# What a service may be asked to read. A gateway's request has some hundred bytes.
-MAX_REQUEST_BYTES = 64 * 1024
 
 # Gets the encoded RateLimitResponse, or the error that the transport's table turns into a status.
 Answer = Callable[[bytes | Exception], None]
@@ -87,16 +83,4 @@ class HotPath:
         return self._plans.get(body)
 
     def _make_plan(self, body: bytes) -> Plan:
-        return self._service.plan(parse_request(body))
-
-
-def parse_request(body: bytes) -> rls_pb2.RateLimitRequest:
-    """Return the message of a request; InvalidRequest if it is none, or too large."""
-    if len(body) > MAX_REQUEST_BYTES:
-        raise InvalidRequest(
-            f"the request has {len(body)} bytes, at most {MAX_REQUEST_BYTES} are accepted"
-        )
-    try:
-        return rls_pb2.RateLimitRequest.FromString(body)
-    except DecodeError as error:
-        raise InvalidRequest("the request is not a readable RateLimitRequest") from error
+        return self._service.plan(parse_request(rls_pb2.RateLimitRequest, body))

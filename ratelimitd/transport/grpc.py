@@ -17,11 +17,12 @@ from typing import Any, Protocol
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from ratelimitd.defects import DefectLog
-from ratelimitd.errors import ConfigError, InvalidRequest
+from ratelimitd.errors import ConfigError
 from ratelimitd.services.context import CallContext
+from ratelimitd.services.parse import parse_request
 from ratelimitd.transport import sockets
 from ratelimitd.transport.errors import new_error_id, to_answer, to_internal
 from ratelimitd.transport.listen import ListenAddress, TcpAddress, TlsFiles, UnixAddress
@@ -30,8 +31,6 @@ from ratelimitd.transport.tls_files import REFUSED_PEER
 
 _log = logging.getLogger(__name__)
 
-# What a service may be asked to read. A gateway's request has some hundred bytes.
-MAX_REQUEST_BYTES = 64 * 1024
 # What grpcio reads at all: enough to answer a too large request with a reason.
 MAX_MESSAGE_BYTES = 1024 * 1024
 MAX_METADATA_BYTES = 16 * 1024
@@ -171,7 +170,7 @@ def _to_behaviour(method: UnaryMethod, observe_call: ObserveCall, defects: Defec
         code = "CANCELLED"
         try:
             context = CallContext(timeout_s=call.time_remaining(), trace_parent=_trace_parent(call))
-            answer = await method.serve(_parse(method.request, data), context)
+            answer = await method.serve(parse_request(method.request, data), context)
             code = "OK"
             return answer.SerializeToString()
         except Exception as error:  # noqa: BLE001 - the edge: whatever a service raises is answered
@@ -184,17 +183,6 @@ def _to_behaviour(method: UnaryMethod, observe_call: ObserveCall, defects: Defec
         raise AssertionError("abort always raises")
 
     return behaviour
-
-
-def _parse(kind: type[Message], data: bytes) -> Message:
-    if len(data) > MAX_REQUEST_BYTES:
-        raise InvalidRequest(
-            f"the request has {len(data)} bytes, at most {MAX_REQUEST_BYTES} are accepted"
-        )
-    try:
-        return kind.FromString(data)
-    except DecodeError as error:
-        raise InvalidRequest(f"the request is not a readable {kind.DESCRIPTOR.name}") from error
 
 
 def _to_status(

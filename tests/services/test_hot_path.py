@@ -6,7 +6,8 @@ from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd.errors import InvalidRequest, NotReady, StoreError
 from ratelimitd.policy.compile import compile_policy
 from ratelimitd.services.context import CallContext
-from ratelimitd.services.hot_path import MAX_REQUEST_BYTES, HotPath
+from ratelimitd.services.hot_path import HotPath
+from ratelimitd.services.parse import MAX_REQUEST_BYTES
 from tests.services.conftest import PATIENT, Running, Start, message_of
 
 POLICY = """

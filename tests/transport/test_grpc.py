@@ -11,9 +11,9 @@ import pytest
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd.errors import ConfigError
 from ratelimitd.services.context import CallContext
+from ratelimitd.services.parse import MAX_REQUEST_BYTES
 from ratelimitd.transport.grpc import (
     MAX_MESSAGE_BYTES,
-    MAX_REQUEST_BYTES,
     GrpcPort,
     UnaryMethod,
     start_grpc,

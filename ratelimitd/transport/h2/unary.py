@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
-from ratelimitd.errors import InvalidRequest
 from ratelimitd.services.context import CallContext
+from ratelimitd.services.parse import decode
 from ratelimitd.transport.errors import new_error_id, to_answer, to_internal
 from ratelimitd.transport.h2.headers import Head
 
@@ -98,7 +98,7 @@ def from_service(
     async def run(body: bytes, context: CallContext, answer: Answer) -> None:
         try:
             async with asyncio.timeout(context.timeout_s):
-                message = await serve(_parse(request, body), context)
+                message = await serve(decode(request, body), context)
             answer(message.SerializeToString())
         except Exception as error:  # noqa: BLE001 - the edge: whatever a service raises is answered
             answer(error)
@@ -109,10 +109,3 @@ def from_service(
         task.add_done_callback(tasks.discard)
 
     return Method(name, start)
-
-
-def _parse(kind: type[Q], body: bytes) -> Q:
-    try:
-        return kind.FromString(body)
-    except DecodeError as error:
-        raise InvalidRequest(f"the request is not a readable {kind.DESCRIPTOR.name}") from error
