@@ -15,7 +15,7 @@ from ratelimitd.decisions.request import Descriptor, Request
 from ratelimitd.policy.compile import compile_policy
 from ratelimitd.policy.model import Policy
 from ratelimitd.store.scripts import Script, load_scripts
-from ratelimitd.store.wire import to_arguments
+from ratelimitd.store.wire import pack_plan, to_arguments
 
 POLICY = Path(__file__).with_name("policy")
 FILL_BATCH = 512
@@ -41,7 +41,7 @@ def plan_of(policy: Policy, number: int) -> Plan:
 
 def check_command(plans: Sequence[Plan]) -> bytes:
     """Return one EVALSHA that decides `plans`, as the bytes of the store's protocol."""
-    names, values = to_arguments(plans)
+    names, values = to_arguments([pack_plan(plan) for plan in plans])
     return pack_command("EVALSHA", load_check().sha, len(names), *names, *values)
 
 
@@ -57,6 +57,6 @@ def fill(client: "redis.Redis", policy: Policy, keys: int) -> Iterator[int]:
     client.script_load(check.text)
     for start in range(0, keys, FILL_BATCH):
         numbers = range(start, min(start + FILL_BATCH, keys))
-        names, values = to_arguments([plan_of(policy, number) for number in numbers])
+        names, values = to_arguments([pack_plan(plan_of(policy, number)) for number in numbers])
         client.evalsha(check.sha, len(names), *names, *values)
         yield numbers.stop

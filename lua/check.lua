@@ -1,7 +1,6 @@
 --[[ check: decide and charge a list of requests, in order, atomically.
 
-  KEYS[n]  counters, distinct     ARGV  see lib/batch
-  Returns  see lib/batch
+  KEYS[n], ARGV, Returns  see lib/batch
 
   --- @include "lib/clock"
   --- @include "lib/batch" ]]
@@ -11,21 +10,22 @@ end
 
 -- 1. Read every counter once; a value of another type reads as absent.
 local now_us = clock.now_us(ARGV[1], time)
-local requests = batch.parse(ARGV)
-local counters, unreadable = batch.load(requests, redis.call("MGET", unpack(KEYS)), now_us)
+local requests = batch.parse(ARGV, #KEYS)
+local counters = batch.counters(KEYS, redis.call("MGET", unpack(KEYS)), now_us)
 
 -- 2. Decide in the order given, on the table alone: an error up to here spends nothing.
-local reply = {now_us, unreadable}
+local reply = {}
+local first = 1
 for _, request in ipairs(requests) do
-  batch.decide(request, counters, now_us, reply)
+  batch.decide(request, counters, first, reply)
+  first = first + #request.checks
 end
 
 -- 3. Write each charged counter once, with the time to live of its window.
-for index, counter in pairs(counters) do
+for _, counter in ipairs(counters.ordered) do
   if counter.is_dirty then
-    local ttl_ms = math.ceil(fixed_window.reset_us(counter.window_us, now_us) / 1000)
-    local state = fixed_window.dump(counter.used, counter.window_us, now_us)
-    redis.call("SET", KEYS[index], state, "PX", string.format("%.0f", ttl_ms))
+    local state = fixed_window.dump(counter.used, counter.window)
+    redis.call("SET", counter.key, state, "PX", counter.window.ttl_ms)
   end
 end
-return reply
+return batch.answer(counters, reply)

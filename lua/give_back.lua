@@ -24,11 +24,12 @@ for i = 0, tonumber(ARGV[2]) - 1 do
   local window_us = tonumber(ARGV[4 + 4 * i])
   local amount = tonumber(ARGV[5 + 4 * i])
   local charged_at_us = tonumber(ARGV[6 + 4 * i])
-  local is_same_window = charged_at_us - charged_at_us % window_us == now_us - now_us % window_us
+  local window = fixed_window.at(window_us, now_us)
+  local is_same_window = charged_at_us - charged_at_us % window_us == window.start_us
   if states[key] and is_same_window then
     local counter = counters[key]
     if not counter then
-      counter = {used = fixed_window.load(states[key], window_us, now_us), window_us = window_us}
+      counter = {used = fixed_window.load(states[key], window), window = window}
       counters[key] = counter
     end
     counter.used = fixed_window.charge(counter.used, -amount)
@@ -37,8 +38,7 @@ for i = 0, tonumber(ARGV[2]) - 1 do
 end
 
 for index, counter in pairs(counters) do
-  local ttl_ms = math.ceil(fixed_window.reset_us(counter.window_us, now_us) / 1000)
-  local state = fixed_window.dump(counter.used, counter.window_us, now_us)
-  redis.call("SET", KEYS[index], state, "PX", string.format("%.0f", ttl_ms))
+  local state = fixed_window.dump(counter.used, counter.window)
+  redis.call("SET", KEYS[index], state, "PX", counter.window.ttl_ms)
 end
 return given_back

@@ -1,7 +1,6 @@
 --[[ peek: decide each of a list of requests as if it came alone now; nothing is written.
 
-  KEYS[n]  counters, distinct     ARGV  see lib/batch
-  Returns  see lib/batch
+  KEYS[n], ARGV, Returns  see lib/batch
 
   --- @include "lib/clock"
   --- @include "lib/batch" ]]
@@ -10,13 +9,14 @@ local function time()
 end
 
 local now_us = clock.now_us(ARGV[1], time)
-local requests = batch.parse(ARGV)
-local states = redis.call("MGET", unpack(KEYS))
-local _, unreadable = batch.load(requests, states, now_us)
+local requests = batch.parse(ARGV, #KEYS)
+local counters = batch.counters(KEYS, redis.call("MGET", unpack(KEYS)), now_us)
 
-local reply = {now_us, unreadable}
+local reply = {}
+local first = 1
 for _, request in ipairs(requests) do
-  local counters = batch.load({request}, states, now_us)
-  batch.decide(request, counters, now_us, reply)
+  batch.forget(counters)
+  batch.decide(request, counters, first, reply)
+  first = first + #request.checks
 end
-return reply
+return batch.answer(counters, reply)

@@ -4,12 +4,14 @@
   every one of them is over. A shadow limit never refuses; a shadow quota limit counts as passing. ]]
 local refusal = {}
 
--- checks: list of {is_over, is_shadow, is_quota}; passing_quota: quota limits that pass elsewhere.
-function refusal.is_refused(checks, passing_quota)
+-- checks: list of {is_shadow, is_quota}; overs: for each, whether it is over;
+-- passing_quota: quota limits that pass elsewhere.
+function refusal.is_refused(checks, overs, passing_quota)
   local quota_over = 0
   local quota_passing = passing_quota
-  for _, check in ipairs(checks) do
-    local is_over = check.is_over and not check.is_shadow
+  for i = 1, #checks do
+    local check = checks[i]
+    local is_over = overs[i] and not check.is_shadow
     if check.is_quota then
       if is_over then
         quota_over = quota_over + 1

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from ratelimitd.app.batch_metrics import measured
 from ratelimitd.app.store_link import BatchedStore, StoreWatch
 from ratelimitd.decisions.deny_cache import DenyCache
 from ratelimitd.services.health import HealthState
@@ -20,7 +21,6 @@ from ratelimitd.store.address import StoreAddress
 from ratelimitd.store.hash_secret import read_hash_secret_file
 from ratelimitd.store.open import OpenStore, StoreOptions, open_store
 from ratelimitd.telemetry.counters import BreakerState, Telemetry
-from ratelimitd.telemetry.measure import measured
 from ratelimitd.telemetry.refusals import RefusalLog
 
 

@@ -23,10 +23,12 @@ HEALTH_CHECK: Final = b"/grpc.health.v1.Health/Check"
 def h2_server(settings: Settings, engine: Engine, on_closed: Callable[[], None]) -> Server:
     """Return a server without connections; `on_closed` is called after each that ends."""
     observe_call = engine.telemetry.observe_call
-    calls: OnCalls = Calls(observe_call, settings.default_deadline_s)
+    calls: OnCalls = Calls(observe_call)
     if settings.listen.client_sans:
         calls = PeerGuard(frozenset(settings.listen.client_sans), calls, observe_call)
-    return _Server(_methods(engine), calls, _timeouts(settings.listen), on_closed)
+    return _Server(
+        _methods(engine, settings.default_deadline_s), calls, _timeouts(settings.listen), on_closed
+    )
 
 
 def tls_context(listen: ListenSettings) -> ssl.SSLContext | None:
@@ -50,11 +52,12 @@ def measure(server: Server, telemetry: Telemetry) -> None:
     }
 
 
-def _methods(engine: Engine) -> Mapping[bytes, Method]:
+def _methods(engine: Engine, default_s: float) -> Mapping[bytes, Method]:
     health = HealthCheckService(engine.health)
+    hot = HotPath(engine.service, default_s)
     return {
-        SHOULD_RATE_LIMIT: Method("ShouldRateLimit", HotPath(engine.service).serve),
-        HEALTH_CHECK: from_service("Check", health_pb2.HealthCheckRequest, health.check),
+        SHOULD_RATE_LIMIT: Method("ShouldRateLimit", hot.serve),
+        HEALTH_CHECK: from_service("Check", health_pb2.HealthCheckRequest, health.check, default_s),
     }
 
 

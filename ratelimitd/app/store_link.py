@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from ratelimitd.decisions.plan import Plan, Reply
-from ratelimitd.errors import StoreError
 from ratelimitd.services.health import HealthState
+from ratelimitd.store.batcher import Take
 from ratelimitd.store.open import OpenStore, StoreState
+from ratelimitd.store.wire import PackedPlan
 from ratelimitd.telemetry.counters import BreakerState, Telemetry
 
 _log = logging.getLogger("ratelimitd.store")
@@ -25,6 +26,7 @@ class BatchedStore:
     def __init__(self, opened: OpenStore) -> None:
         """Send to `opened`."""
         self._opened = opened
+        self._loop = asyncio.get_running_loop()
 
     @property
     def hash_secret(self) -> bytes | None:
@@ -41,11 +43,13 @@ class BatchedStore:
         """Decide and charge one plan, together with whatever else arrives meanwhile."""
         return await self._opened.batcher.check(plan, timeout_s=timeout_s)
 
-    def submit(
-        self, plan: Plan, timeout_s: float, done: Callable[[Reply | StoreError], None]
-    ) -> object:
-        """Decide and charge one plan in the next batch; `done` gets what became of it, once."""
-        return self._opened.batcher.submit(plan, timeout_s, done)
+    def now_s(self) -> float:
+        """Return the clock of deadlines."""
+        return self._loop.time()
+
+    def submit(self, plan: PackedPlan, deadline_s: float, take: Take, ticket: object) -> object:
+        """Decide and charge one plan in the next batch; `take` gets what became of it, once."""
+        return self._opened.batcher.submit(plan, deadline_s, take, ticket)
 
     async def peek(self, plans: Sequence[Plan], *, timeout_s: float) -> list[Reply]:
         """Decide plans without charging them."""

@@ -77,6 +77,11 @@ def unchecked_status(descriptor: DescriptorPlan) -> Status:
     return Status(Code.OK)
 
 
+def whole_seconds(time_us: int) -> int:
+    """Return a time in seconds, rounded up."""
+    return -(-time_us // US_PER_S)
+
+
 def _status(descriptor: DescriptorPlan, reply: Reply | None) -> Status:
     if descriptor.check is None:
         return unchecked_status(descriptor)
@@ -87,7 +92,7 @@ def _status(descriptor: DescriptorPlan, reply: Reply | None) -> Status:
         code=Code.OVER_LIMIT if result.is_over and not limit.is_shadow else Code.OK,
         limit=limit,
         remaining=_remaining(limit, result),
-        reset_s=-(-result.reset_us // US_PER_S),
+        reset_s=whole_seconds(result.reset_us),
     )
 
 

@@ -18,6 +18,13 @@ def near_threshold(requests_per_unit: int, ratio: float) -> int:
     return int(_to_float32(amount * factor))
 
 
+def near_part(before: int, after: int, cost: int, threshold: int) -> int:
+    """Return how much of an admitted cost lies beyond the threshold."""
+    if after <= threshold:
+        return 0
+    return cost if before >= threshold else after - threshold
+
+
 def count_hits(
     descriptor: DescriptorPlan,
     limit: Limit,
@@ -40,8 +47,7 @@ def count_hits(
     within = near = over = 0
     if after <= amount:
         within = cost
-        if after > threshold:
-            near = cost if before >= threshold else after - threshold
+        near = near_part(before, after, cost, threshold)
     elif before >= amount:
         over = cost
     else:

@@ -5,12 +5,13 @@ The fields are few and their numbers are Envoy's contract; what is free in shape
 left to protobuf. The wire format is protobuf's (protobuf.dev/programming-guides/encoding).
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 from google.protobuf import struct_pb2
 
-from ratelimitd.decisions.verdict import Code, Status, Verdict
-from ratelimitd.policy.model import Unit
+from ratelimitd.decisions.verdict import Code, Verdict
+from ratelimitd.policy.model import Limit, Unit
 
 UINT32_MAX = 4_294_967_295
 
@@ -32,17 +33,22 @@ _THIRD_TEXT = b"\x1a"
 
 _ONE_BYTE = tuple(bytes((number,)) for number in range(128))
 _CODES = {code: _STATUS_CODE + _ONE_BYTE[code] for code in Code}
+_OVERALL = {code: _OVERALL_CODE + _ONE_BYTE[code] for code in Code}
+OK_RESPONSE = _OVERALL[Code.OK]
 
 # Rules with a name and an amount of their own; a larger policy encodes some of them anew.
 MAX_ENCODED_LIMITS = 16_384
+# All seconds of an hour: the windows that most limits have.
+MAX_ENCODED_RESETS = 4_096
 
 
 def encode_response(verdict: Verdict) -> bytes:
     """Return the RateLimitResponse of a verdict; amounts beyond uint32 saturate."""
-    parts = [_CODES[verdict.code]]
-    for status in verdict.statuses:
-        encoded = _status(status)
-        parts += (_STATUS, _varint(len(encoded)), encoded)
+    statuses = [
+        encode_status(status_head(code, limit), remaining, reset_s)
+        for code, limit, remaining, reset_s in verdict.statuses
+    ]
+    parts = [_OVERALL[verdict.code], join_statuses(statuses)]
     for name, value in verdict.headers:
         encoded = _text(_FIRST_TEXT, name) + _text(_SECOND_TEXT, value)
         parts += (_HEADER, _varint(len(encoded)), encoded)
@@ -56,17 +62,32 @@ def encode_response(verdict: Verdict) -> bytes:
     return b"".join(parts)
 
 
-def _status(status: Status) -> bytes:
-    code, limit, remaining, reset_s = status
-    encoded = _CODES[code]
-    if limit is not None:
-        encoded += _limit(limit.requests_per_unit, limit.unit, limit.name)
+def join_statuses(statuses: Sequence[bytes]) -> bytes:
+    """Return encoded statuses as the response holds them."""
+    if len(statuses) == 1:
+        (status,) = statuses
+        return _STATUS + _varint(len(status)) + status
+    return b"".join([_STATUS + _varint(len(status)) + status for status in statuses])
+
+
+def status_head(code: Code, limit: Limit | None) -> bytes:
+    """Return what does not vary between the statuses of a limit."""
+    if limit is None:
+        return _CODES[code]
+    return _CODES[code] + _limit(limit.requests_per_unit, limit.unit, limit.name)
+
+
+def encode_status(head: bytes, remaining: int, reset_s: int | None) -> bytes:
+    """Return the status that begins with `head`."""
     if remaining:
-        encoded += _STATUS_REMAINING + _varint(min(remaining, UINT32_MAX))
-    if reset_s is not None:
-        seconds = _FIRST_NUMBER + _varint(reset_s)
-        encoded += _STATUS_RESET + _ONE_BYTE[len(seconds)] + seconds
-    return encoded
+        head += _STATUS_REMAINING + _varint(min(remaining, UINT32_MAX))
+    return head if reset_s is None else head + _reset(reset_s)
+
+
+@lru_cache(maxsize=MAX_ENCODED_RESETS)
+def _reset(reset_s: int) -> bytes:
+    seconds = _FIRST_NUMBER + _varint(reset_s)
+    return _STATUS_RESET + _ONE_BYTE[len(seconds)] + seconds
 
 
 @lru_cache(maxsize=MAX_ENCODED_LIMITS)

@@ -1,34 +1,68 @@
-"""ShouldRateLimit from bytes to bytes, for a transport that hands over many calls at once.
+"""ShouldRateLimit from bytes to bytes, for a transport that hands over all calls of a read at once.
 
 Rules:
 - Nothing here awaits: a call is answered at once, or when its batch comes back.
-- The same decisions as `RateLimitService.should_rate_limit`, by the same functions; only what
-  depends on policy and request bytes alone is remembered.
-- Whatever becomes of a call, it is answered once.
+- The same decisions as `RateLimitService.should_rate_limit`, by the same functions; what depends
+  on policy and request bytes alone is remembered.
+- Whatever becomes of a call, it is answered once. Answers to one read go back together.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
+from typing import Protocol
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
-from ratelimitd.decisions.plan import Plan, Reply
-from ratelimitd.errors import StoreError, StoreUnavailable
+from ratelimitd.errors import StoreUnavailable
 from ratelimitd.services.context import CallContext
 from ratelimitd.services.encode import encode_response
 from ratelimitd.services.parse import parse_request
 from ratelimitd.services.plan_cache import PlanCache
-from ratelimitd.services.ratelimit import NOT_REACHED, RateLimitService, answer_within_s
+from ratelimitd.services.ratelimit import (
+    ANSWER_MARGIN_S,
+    NOT_REACHED,
+    RateLimitService,
+)
+from ratelimitd.services.ready_plan import ReadyPlan
+from ratelimitd.store.batcher import Waiting
+from ratelimitd.store.port import Answer
 
-# Gets the encoded RateLimitResponse, or the error that the transport's table turns into a status.
-Answer = Callable[[bytes | Exception], None]
+
+class Head(Protocol):
+    """What a transport knows of a call; `timeout_s` is None without a deadline."""
+
+    @property
+    def timeout_s(self) -> float | None:
+        """Return how long the caller waits."""
+        ...
+
+    @property
+    def trace_parent(self) -> str | None:
+        """Return the caller's trace."""
+        ...
+
+
+# The transport's number of a call, what it knows of it, and the encoded request.
+Call = tuple[int, Head, bytes]
+
+
+class Replies(Protocol):
+    """Where the calls of one read are answered."""
+
+    def answer_all(self, answers: Sequence[tuple[int, bytes]], /) -> None:
+        """Answer calls with their encoded responses."""
+        ...
+
+    def fail(self, number: int, error: Exception, /) -> None:
+        """Answer a call with an error, by the transport's table."""
+        ...
 
 
 class HotPath:
     """The rate-limit service for encoded requests."""
 
-    def __init__(self, service: RateLimitService) -> None:
-        """Decide with `service`, its policy, store and telemetry."""
+    def __init__(self, service: RateLimitService, default_deadline_s: float) -> None:
+        """Decide with `service`; a call without a deadline gets the default one."""
         self._service = service
+        self._default_s = default_deadline_s
         self._plans = PlanCache(self._make_plan)
         self._revision = ""
         self._secret = b""
@@ -38,49 +72,90 @@ class HotPath:
         """The remembered plans, for metrics."""
         return self._plans
 
-    def serve(self, body: bytes, context: CallContext, answer: Answer) -> None:
-        """Answer one call, now or later; raises nothing."""
+    def serve(self, calls: Sequence[Call], replies: Replies) -> None:
+        """Answer all calls of a read, each now or later; raises nothing."""
         service = self._service
+        store = service.store
+        now_us = service.now_us()
+        now_s = store.now_s()
+        default_s = now_s + self._default_s - ANSWER_MARGIN_S
+        done: list[tuple[int, bytes]] = []
         try:
-            plan = self._plan(body)
-            now_us = service.now_us()
-            verdict = service.answer_at_once(plan, now_us, context)
-            if verdict is not None:
-                answer(encode_response(verdict))
-                return
-        except Exception as error:  # noqa: BLE001 - told to the caller, whatever it is
-            answer(error)
+            self._follow_policy()
+        except Exception as error:  # noqa: BLE001 - told to the callers, whatever it is
+            for number, _, _ in calls:
+                replies.fail(number, error)
             return
-        done = partial(self._on_reply, plan, now_us, context, answer)
-        if service.store.hash_secret is None:
-            done(StoreUnavailable(NOT_REACHED))
-        else:
-            service.store.submit(plan, answer_within_s(context), done)
+        get_plan, submit, take = self._plans.get, store.submit, self.take
+        is_known = store.hash_secret is not None
+        has_denials = len(service.deny_cache) > 0
+        for number, head, body in calls:
+            try:
+                ready = get_plan(body)
+                ticket = (ready, replies, number, head, now_us)
+                if has_denials or not ready.packed.keys:
+                    context = to_context(head, self._default_s)
+                    verdict = service.answer_at_once(ready.plan, now_us, context)
+                    if verdict is not None:
+                        done.append((number, encode_response(verdict)))
+                        continue
+                if not is_known:
+                    done.append((number, self._fold(ticket, StoreUnavailable(NOT_REACHED))))
+                    continue
+            except Exception as error:  # noqa: BLE001 - as above
+                replies.fail(number, error)
+                continue
+            timeout_s = head.timeout_s
+            deadline_s = default_s if timeout_s is None else now_s + timeout_s - ANSWER_MARGIN_S
+            submit(ready.packed, deadline_s, take, ticket)
+        if done:
+            replies.answer_all(done)
 
-    def _on_reply(
-        self,
-        plan: Plan,
-        sent_us: int,
-        context: CallContext,
-        answer: Answer,
-        reply: Reply | StoreError,
-    ) -> None:
-        try:
-            verdict = self._service.answer_reply(plan, reply, sent_us, context)
-            encoded = encode_response(verdict)
-        except Exception as error:  # noqa: BLE001 - told to the caller, whatever it is
-            answer(error)
-        else:
-            answer(encoded)
+    def take(self, batch: Sequence[Waiting], answers: Sequence[Answer]) -> None:
+        """Answer the calls of a batch; those of one read stand together."""
+        telemetry = self._service.telemetry
+        replies: Replies | None = None
+        done: list[tuple[int, bytes]] = []
+        for waiting, answer in zip(batch, answers, strict=True):
+            ticket = waiting.ticket
+            ready, own_replies, number, _, _ = ticket
+            if own_replies is not replies:
+                if replies is not None and done:
+                    replies.answer_all(done)
+                replies, done = own_replies, []
+            try:
+                encoded = None if isinstance(answer, Exception) else ready.admit(answer, telemetry)
+                done.append((number, encoded or self._fold(ticket, answer)))
+            except Exception as error:  # noqa: BLE001 - told to the caller, whatever it is
+                own_replies.fail(number, error)
+        if replies is not None and done:
+            replies.answer_all(done)
 
-    def _plan(self, body: bytes) -> Plan:
-        """Return the plan of a request under the policy and the secret in force."""
+    def _fold(self, ticket: "_Ticket", answer: Answer) -> bytes:
+        """Return the answer to a call that is not a common one. Raises what is to be told."""
+        ready, _, _, head, sent_us = ticket
+        context = to_context(head, self._default_s)
+        return encode_response(self._service.answer_reply(ready.plan, answer, sent_us, context))
+
+    def _follow_policy(self) -> None:
+        """Forget the plans of a policy or a secret that is not in force any more."""
         service = self._service
         revision, secret = service.holder.current().revision, service.hash_secret
         if revision != self._revision or secret is not self._secret:
             self._plans.clear()
             self._revision, self._secret = revision, secret
-        return self._plans.get(body)
 
-    def _make_plan(self, body: bytes) -> Plan:
-        return self._service.plan(parse_request(rls_pb2.RateLimitRequest, body))
+    def _make_plan(self, body: bytes) -> ReadyPlan:
+        service = self._service
+        return ReadyPlan(
+            service.plan(parse_request(rls_pb2.RateLimitRequest, body)), service.options
+        )
+
+
+_Ticket = tuple[ReadyPlan, Replies, int, Head, int]
+
+
+def to_context(head: Head, default_s: float) -> CallContext:
+    """Return what a service is told of a call."""
+    timeout_s = default_s if head.timeout_s is None else head.timeout_s
+    return CallContext(timeout_s, head.trace_parent)

@@ -10,7 +10,7 @@ Rules:
 
 from collections.abc import Callable
 
-from ratelimitd.decisions.plan import Plan
+from ratelimitd.services.ready_plan import ReadyPlan
 
 MAX_BYTES = 16 * 1024 * 1024
 MAX_REQUEST_BYTES = 1024
@@ -24,7 +24,7 @@ MAX_SEEN = 65_536
 class PlanCache:
     """Maps request bytes to plans that `make` returns for them."""
 
-    def __init__(self, make: Callable[[bytes], Plan], max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, make: Callable[[bytes], ReadyPlan], max_bytes: int = MAX_BYTES) -> None:
         """Hold about `max_bytes`."""
         self._make = make
         # Each generation has half of the room.
@@ -35,8 +35,8 @@ class PlanCache:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._young: dict[bytes, Plan] = {}
-        self._old: dict[bytes, Plan] = {}
+        self._young: dict[bytes, ReadyPlan] = {}
+        self._old: dict[bytes, ReadyPlan] = {}
         self._used = 0
         self._seen: set[int] = set()
         self._seen_before: set[int] = set()
@@ -45,7 +45,7 @@ class PlanCache:
         """Return how many plans are held."""
         return len(self._young) + len(self._old)
 
-    def get(self, body: bytes) -> Plan:
+    def get(self, body: bytes) -> ReadyPlan:
         """Return the plan of a request; raises what `make` raises, which is never kept."""
         plan = self._young.get(body)
         if plan is not None:
@@ -62,8 +62,8 @@ class PlanCache:
             self._keep(body, plan)
         return plan
 
-    def _keep(self, body: bytes, plan: Plan) -> None:
-        cost = PLAN_BYTES + DESCRIPTOR_BYTES * len(plan.descriptors) + len(body)
+    def _keep(self, body: bytes, plan: ReadyPlan) -> None:
+        cost = PLAN_BYTES + DESCRIPTOR_BYTES * len(plan.plan.descriptors) + len(body)
         if self._used + cost > self._room:
             self._old, self._young, self._used = self._young, {}, 0
         self._young[body] = plan

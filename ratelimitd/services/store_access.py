@@ -1,10 +1,11 @@
 """What the services need of a store that is open: single plans in, the batching is its business."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from ratelimitd.decisions.plan import Plan, Reply
-from ratelimitd.errors import StoreError
+from ratelimitd.store.batcher import Take
+from ratelimitd.store.wire import PackedPlan
 
 
 class StoreAccess(Protocol):
@@ -19,10 +20,12 @@ class StoreAccess(Protocol):
         """Decide and charge one plan, together with whatever else arrives meanwhile."""
         ...
 
-    def submit(
-        self, plan: Plan, timeout_s: float, done: Callable[[Reply | StoreError], None]
-    ) -> object:
-        """Decide and charge one plan as `check` does; `done` gets what became of it, once."""
+    def now_s(self) -> float:
+        """Return the clock of deadlines."""
+        ...
+
+    def submit(self, plan: PackedPlan, deadline_s: float, take: Take, ticket: object, /) -> object:
+        """Decide and charge one plan as `check` does; `take` gets what became of it, once."""
         ...
 
     async def peek(self, plans: Sequence[Plan], *, timeout_s: float) -> list[Reply]:

@@ -1,20 +1,27 @@
 """Natural batching: one batch in flight; what arrives meanwhile is the next one.
 
 Rules:
-- No timer: an idle store is asked at once, a busy one gets larger batches.
+- No timer: an idle store is asked at the end of the turn of the loop in which something arrived, a
+  busy one as soon as it answered, with larger batches. The next batch leaves before the answers of
+  the last one are told, so that the store works meanwhile.
 - A plan is in one batch, and a batch is sent once, whatever became of its callers.
 - A caller is answered by its own deadline: StoreUnavailable while its plan is still queued (it is
   then never sent), StoreReplyLost once it is on its way.
+- Answers are told by the list, to whoever takes them: `take` gets what it asked for, in order.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
+from typing import Any
 
 from ratelimitd.decisions.plan import Plan, Reply
+from ratelimitd.defects import DefectLog
 from ratelimitd.errors import StoreError, StoreReplyLost, StoreUnavailable
+from ratelimitd.store.port import Answer, OnReplies
+from ratelimitd.store.wire import PackedPlan, pack_plan
 
 _log = logging.getLogger("ratelimitd.store")
 
@@ -23,32 +30,35 @@ MAX_BATCH_CHECKS = 512
 # 32 full batches, about 64 ms of store: whoever stands further back misses its deadline anyway.
 MAX_QUEUED_CHECKS = 16_384
 
-Send = Callable[[Sequence[Plan]], Awaitable[Sequence[Reply | StoreError]]]
+Send = Callable[[Sequence[PackedPlan], OnReplies], None]
+Take = Callable[[Sequence["Waiting"], Sequence[Answer]], None]
 
 
-Done = Callable[[Reply | StoreError], None]
+class Waiting:
+    """One plan on its way; `take` is None once its caller was answered.
 
+    `ticket` is the caller's own, to know it by.
+    """
 
-class _Waiting:
-    """One plan on its way; `done` is None once its caller was answered."""
+    __slots__ = ("deadline_s", "is_sent", "plan", "take", "ticket")
 
-    __slots__ = ("deadline_s", "done", "is_sent", "plan")
-
-    def __init__(self, plan: Plan, deadline_s: float, done: Done) -> None:
+    def __init__(self, plan: PackedPlan, deadline_s: float, take: Take, ticket: Any) -> None:
+        """Wait for the answer to `plan` until the loop's time `deadline_s`."""
         self.plan = plan
         self.deadline_s = deadline_s
-        self.done: Done | None = done
+        self.take: Take | None = take
+        self.ticket = ticket
         self.is_sent = False
 
-    def answer(self, answer: Reply | StoreError) -> None:
+    def answer(self, answer: Answer) -> None:
         """Tell the caller, once."""
-        done, self.done = self.done, None
-        if done is not None:
-            done(answer)
+        take, self.take = self.take, None
+        if take is not None:
+            take((self,), (answer,))
 
 
 class Batcher:
-    """Turns single plans into batches for `send`, which answers each plan or raises for all."""
+    """Turns single plans into batches for `send`, which tells an answer for each plan."""
 
     def __init__(
         self,
@@ -63,11 +73,16 @@ class Batcher:
         self._max_batch_checks = max_batch_checks
         self._max_queued_checks = max_queued_checks
         self._on_late = on_late
-        self._queue: deque[_Waiting] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[Waiting] = deque()
         self._queued_checks = 0
-        self._in_flight: Sequence[_Waiting] = ()
-        self._running: asyncio.Task[None] | None = None
+        self._in_flight: Sequence[Waiting] = ()
+        # Whether the end of this turn, or of the batch in flight, looks at the queue.
+        self._is_busy = False
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._expiry: asyncio.TimerHandle | None = None
+        self._defects = DefectLog(_log)
         self._is_closed = False
 
     @property
@@ -77,43 +92,48 @@ class Batcher:
 
     async def check(self, plan: Plan, *, timeout_s: float) -> Reply:
         """Decide and charge one plan in the next batch; raises StoreError for no decision."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Reply] = loop.create_future()
+        answered: asyncio.Future[Reply] = self._loop.create_future()
 
-        def done(result: Reply | StoreError) -> None:
-            if answer.done():
+        def take(_: Sequence[Waiting], answers: Sequence[Answer]) -> None:
+            (answer,) = answers
+            if answered.done():
                 return
-            if isinstance(result, Reply):
-                answer.set_result(result)
+            if isinstance(answer, Reply):
+                answered.set_result(answer)
             else:
-                answer.set_exception(result)
+                answered.set_exception(_copy(answer))
 
-        waiting = self.submit(plan, timeout_s, done)
+        waiting = self.submit(pack_plan(plan), self._loop.time() + timeout_s, take, None)
         try:
-            return await answer
+            return await answered
         finally:
-            if waiting is not None:
-                waiting.done = None
+            waiting.take = None
 
-    def submit(self, plan: Plan, timeout_s: float, done: Done) -> _Waiting | None:
-        """Put one plan into the next batch; `done` gets the reply or why there is none, once.
+    def submit(self, plan: PackedPlan, deadline_s: float, take: Take, ticket: Any) -> Waiting:
+        """Put one plan into the next batch; `take` gets its answer until `deadline_s`, once.
 
-        A refusal is told at once, and returns None.
+        A refusal is told at once, before this returns.
         """
-        assert plan.checks, "a plan without checks needs no store"
-        loop = asyncio.get_running_loop()
-        refusal = self._refusal(plan, timeout_s)
-        if refusal:
-            done(StoreUnavailable(refusal))
-            return None
-        deadline_s = loop.time() + timeout_s
-        waiting = _Waiting(plan, deadline_s, done)
-        self._queue.append(waiting)
-        self._queued_checks += len(plan.checks)
-        if self._running is None:
-            self._running = loop.create_task(self._run())
+        waiting = Waiting(plan, deadline_s, take, ticket)
+        size = len(plan.keys)
+        assert size, "a plan without checks needs no store"
+        if self._is_closed:
+            waiting.answer(StoreUnavailable("store queue: shutting down"))
+            return waiting
+        if self._queue and self._queued_checks + size > self._max_queued_checks:
+            waiting.answer(StoreUnavailable("store queue: full"))
+            return waiting
         if self._expiry is None or deadline_s < self._expiry.when():
+            if deadline_s <= self._loop.time():
+                waiting.answer(StoreUnavailable("store queue: the deadline has passed"))
+                return waiting
             self._expire_at(deadline_s)
+        self._queue.append(waiting)
+        self._queued_checks += size
+        if not self._is_busy:
+            self._is_busy = True
+            self._idle.clear()
+            self._loop.call_soon(self._send_next)
         return waiting
 
     async def close(self) -> None:
@@ -122,73 +142,80 @@ class Batcher:
         while self._queue:
             self._queue.popleft().answer(StoreUnavailable("store queue: shutting down"))
         self._queued_checks = 0
-        if self._running is not None:
-            await asyncio.wait({self._running})
+        await self._idle.wait()
         if self._expiry is not None:
             self._expiry.cancel()
 
-    def _refusal(self, plan: Plan, timeout_s: float) -> str:
-        if self._is_closed:
-            return "store queue: shutting down"
-        if timeout_s <= 0:
-            return "store queue: the deadline has passed"
-        if self._queue and self._queued_checks + len(plan.checks) > self._max_queued_checks:
-            return "store queue: full"
-        return ""
+    def _send_next(self) -> None:
+        """Send what waits as one batch, or rest."""
+        batch = self._in_flight = self._take()
+        if not batch:
+            self._is_busy = False
+            self._idle.set()
+            return
 
-    async def _run(self) -> None:
-        """Send batch after batch until nothing waits."""
+        def done(answers: Sequence[Answer]) -> None:
+            self._on_answers(batch, answers)
+
         try:
-            while batch := self._take():
-                self._in_flight = batch
-                await self._send_batch(batch)
-        finally:
-            self._in_flight = ()
-            self._running = None
+            self._send([waiting.plan for waiting in batch], done)
+        except Exception as error:  # noqa: BLE001 - a defect must reach its callers, not end the queue
+            self._defects.record(error, "a batch could not be sent")
+            lost = StoreReplyLost(f"store: {type(error).__name__}; see the log")
+            self._loop.call_soon(done, [lost] * len(batch))
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> Sequence[Waiting]:
         """Take what fits into one batch, at least one plan, leaving out whom nobody awaits."""
-        batch: list[_Waiting] = []
-        checks = 0
-        while self._queue:
-            size = len(self._queue[0].plan.checks)
-            if batch and checks + size > self._max_batch_checks:
+        queue = self._queue
+        batch: list[Waiting] = []
+        room = self._max_batch_checks
+        while queue:
+            waiting = queue[0]
+            size = len(waiting.plan.keys)
+            if batch and size > room:
                 break
-            waiting = self._queue.popleft()
+            queue.popleft()
             self._queued_checks -= size
-            if waiting.done is not None:
+            if waiting.take is not None:
                 waiting.is_sent = True
                 batch.append(waiting)
-                checks += size
+                room -= size
         return batch
 
-    async def _send_batch(self, batch: list[_Waiting]) -> None:
-        try:
-            answers = await self._send([waiting.plan for waiting in batch])
-            pairs = list(zip(batch, answers, strict=True))
-        except asyncio.CancelledError:
-            for waiting in batch:
-                waiting.answer(StoreReplyLost("store: shutting down before the answer came"))
-            raise
-        except StoreError as error:
-            for waiting in batch:
-                waiting.answer(_copy(error))
+    def _on_answers(self, batch: Sequence[Waiting], answers: Sequence[Answer]) -> None:
+        if batch is not self._in_flight:
+            # A sender that told its answers and then failed: they were taken.
             return
-        except Exception as error:  # noqa: BLE001 - a defect must reach its callers, not end the queue
-            _log.exception("a batch failed")
+        self._send_next()
+        if len(answers) != len(batch):
+            self._defects.record(None, "%d answers to %d plans", len(answers), len(batch))
+            answers = [StoreReplyLost("store: no answer; see the log")] * len(batch)
+        taker = batch[0].take
+        if taker is not None and all(waiting.take is taker for waiting in batch):
             for waiting in batch:
-                waiting.answer(StoreReplyLost(f"store: {type(error).__name__}; see the log"))
+                waiting.take = None
+            self._tell(taker, batch, answers)
             return
-        late = sum(waiting.done is None for waiting in batch)
+        late = 0
+        for waiting, answer in zip(batch, answers, strict=True):
+            take, waiting.take = waiting.take, None
+            if take is None:
+                late += 1
+            else:
+                self._tell(take, (waiting,), (answer,))
         if late and self._on_late is not None:
             self._on_late(late)
-        for waiting, answer in pairs:
-            waiting.answer(_copy(answer) if isinstance(answer, StoreError) else answer)
+
+    def _tell(self, take: Take, batch: Sequence[Waiting], answers: Sequence[Answer]) -> None:
+        try:
+            take(batch, answers)
+        except Exception as error:  # noqa: BLE001 - the others are answered all the same
+            self._defects.record(error, "the answers of a batch could not be told")
 
     def _expire_at(self, deadline_s: float) -> None:
         if self._expiry is not None:
             self._expiry.cancel()
-        self._expiry = asyncio.get_running_loop().call_at(deadline_s, self._expire)
+        self._expiry = self._loop.call_at(deadline_s, self._expire)
 
     def _expire(self) -> None:
         """Answer whose deadline has passed, and look again at the next one.
@@ -197,10 +224,10 @@ class Batcher:
         seldom moved, and runs about once in the time that callers wait.
         """
         self._expiry = None
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._loop.time()
         next_s: float | None = None
-        for waiting in chain(self._in_flight, self._queue):
-            if waiting.done is None:
+        for waiting in list(chain(self._in_flight, self._queue)):
+            if waiting.take is None:
                 continue
             if waiting.deadline_s <= now_s:
                 waiting.answer(_too_late(waiting))
@@ -210,7 +237,7 @@ class Batcher:
             self._expire_at(next_s)
 
 
-def _too_late(waiting: _Waiting) -> StoreError:
+def _too_late(waiting: Waiting) -> StoreError:
     if waiting.is_sent:
         return StoreReplyLost("store: no answer in time")
     return StoreUnavailable("store queue: the deadline passed before it was sent")

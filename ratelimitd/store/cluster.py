@@ -12,12 +12,20 @@ from ratelimitd.decisions.keys import slot_of
 from ratelimitd.decisions.plan import Plan, Reply
 from ratelimitd.defects import DefectLog
 from ratelimitd.errors import StoreError, StoreReplyLost
-from ratelimitd.store.connection import STORE_TIMEOUT_S
-from ratelimitd.store.exchange import script_call
+from ratelimitd.store.connection import STORE_TIMEOUT_S, Answers
+from ratelimitd.store.exchange import Command, script_call
 from ratelimitd.store.partitions import Part, PartAnswer, merge, split
+from ratelimitd.store.port import OnReplies, all_or_raise
 from ratelimitd.store.scripts import Script, Scripts
 from ratelimitd.store.topology import ClusterClient
-from ratelimitd.store.wire import Charge, from_reply, to_arguments, to_give_back_arguments
+from ratelimitd.store.wire import (
+    Charge,
+    PackedPlan,
+    from_reply,
+    pack_plan,
+    to_arguments,
+    to_give_back_arguments,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -44,51 +52,42 @@ class ClusterStore:
         self._reports = DefectLog(_log)
         self._giving_back: set[asyncio.Task[None]] = set()
 
-    async def check(self, plans: Sequence[Plan], *, timeout_s: float) -> list[Reply]:
-        """Decide and charge `plans` in order; the first error of any of them is raised."""
-        return _all_or_raise(await self.check_each(plans, timeout_s=timeout_s))
+    def send(self, plans: Sequence[PackedPlan], done: OnReplies) -> None:
+        """Decide and charge `plans`; a dead node fails those that needed it, not the others."""
+        parts = split(plans)
+
+        def on_answers(raw: Answers) -> None:
+            merged, give_back = merge(plans, parts, self._read_all(parts, raw))
+            if give_back:
+                task = asyncio.create_task(self._give_back(give_back))
+                self._giving_back.add(task)
+                task.add_done_callback(self._giving_back.discard)
+                task.add_done_callback(lambda _: done(merged))
+            else:
+                done(merged)
+
+        self._client.send_by_slot(_commands(self._scripts.check, parts), on_answers)
 
     async def peek(self, plans: Sequence[Plan], *, timeout_s: float) -> list[Reply]:
         """Decide `plans` each as if it came alone now; nothing is charged."""
-        merged, _ = await self._run(self._scripts.peek, plans, timeout_s)
-        return _all_or_raise(merged)
-
-    async def check_each(
-        self, plans: Sequence[Plan], *, timeout_s: float
-    ) -> Sequence[Reply | StoreError]:
-        """Decide and charge `plans`; a dead node fails those that needed it, not the others."""
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        merged, give_back = await self._run(self._scripts.check, plans, timeout_s)
-        if give_back:
-            # On its own task: a caller in a hurry must not stop it half way.
-            task = asyncio.create_task(self._give_back(give_back))
-            self._giving_back.add(task)
-            task.add_done_callback(self._giving_back.discard)
-            left_s = deadline - asyncio.get_running_loop().time()
-            await asyncio.wait({task}, timeout=max(0.0, left_s))
-        return merged
+        packed = [pack_plan(plan) for plan in plans]
+        parts = split(packed)
+        commands = _commands(self._scripts.peek, parts)
+        raw = await self._client.run_by_slot(commands, timeout_s=timeout_s)
+        merged, _ = merge(packed, parts, self._read_all(parts, raw))
+        return all_or_raise(merged)
 
     async def close(self) -> None:
         """Wait for what is being given back; STORE_TIMEOUT_S bounds it."""
         if self._giving_back:
             await asyncio.wait(self._giving_back)
 
-    async def _run(
-        self, script: Script, plans: Sequence[Plan], timeout_s: float
-    ) -> tuple[list[Reply | StoreError], Mapping[bytes, list[Charge]]]:
-        if not plans:
-            return [], {}
-        parts = split(plans)
-        commands = [
-            (slot_of(part.tag), script_call(script, *to_arguments(part.plans))) for part in parts
-        ]
-        raw = await self._client.run_by_slot(commands, timeout_s=timeout_s)
-        return merge(plans, parts, [self._read(*pair) for pair in zip(parts, raw, strict=True)])
+    def _read_all(self, parts: Sequence[Part], raw: Answers) -> list[PartAnswer]:
+        return [self._read(part, answer) for part, answer in zip(parts, raw, strict=True)]
 
     def _read(self, part: Part, raw: object) -> PartAnswer:
         if isinstance(raw, StoreError):
             return raw
-        assert isinstance(raw, list), "a script answers a list"
         replies, unreadable = from_reply(raw, part.plans)
         if unreadable and self._on_unreadable is not None:
             self._on_unreadable(unreadable)
@@ -123,10 +122,5 @@ class ClusterStore:
             )
 
 
-def _all_or_raise(answers: Sequence[Reply | StoreError]) -> list[Reply]:
-    replies: list[Reply] = []
-    for answer in answers:
-        if isinstance(answer, StoreError):
-            raise answer
-        replies.append(answer)
-    return replies
+def _commands(script: Script, parts: Sequence[Part]) -> list[tuple[int, Command]]:
+    return [(slot_of(part.tag), script_call(script, *to_arguments(part.plans))) for part in parts]

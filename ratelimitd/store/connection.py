@@ -1,35 +1,37 @@
 """The client of one server: calls with a deadline, a few connections, and at-most-once sending.
 
 Rules:
-- Two clocks. A caller waits for `timeout_s`; the call itself goes on, on a task of its own, until
-  the server answered or `store_timeout_s` passed, and then its connection is closed. So a caller
-  that left never mixes up the replies, and only silence of the server counts as its failure.
+- Two clocks. A caller waits for `timeout_s`; the call itself goes on until the server answered or
+  `store_timeout_s` passed, and then its connection is closed. So a caller that left never mixes up
+  the replies, and only silence of the server counts as its failure.
 - Before the first byte is written a call may be tried again; afterwards never: StoreReplyLost.
 - NOSCRIPT and LOADING are replies of a server that ran nothing; those calls are sent again.
 - A caller that was told StoreUnavailable had nothing sent, now or later.
+- `send` writes at once on a connection that is ready, without a task; whatever is not the common
+  case goes on in one.
 """
 
 import asyncio
-from collections.abc import Sequence
-
-from redis.asyncio.connection import AbstractConnection
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from ratelimitd.errors import StoreError, StoreReplyLost, StoreUnavailable
 from ratelimitd.store.address import Endpoint, StoreAddress
 from ratelimitd.store.breaker import PROBE_TIMEOUT_S, Breaker, OnChange
-from ratelimitd.store.dial import close, dial, hang_up, is_alive
-from ratelimitd.store.exchange import Argument, Call, Command, exchange, script_call
-from ratelimitd.store.failures import ScriptMissing, StillLoading
+from ratelimitd.store.exchange import Argument, Call, Command, read, script_call, write
+from ratelimitd.store.failures import StillLoading
+from ratelimitd.store.link import StoreLink
+from ratelimitd.store.links import Links
 from ratelimitd.store.scripts import Script
 
 STORE_TIMEOUT_S = 0.25
-# One for the batch in flight, the others for peeks, the hash secret and metrics.
+# For peeks, the hash secret, metrics, and the batch in flight, which may take one more.
 MAX_CONNECTIONS = 8
 # A server that loads its data answers quickly that it does; asking more often helps nobody.
 LOADING_PAUSE_S = 0.02
-# A connection that could not be made is tried once more: a proxy may have moved on.
-MAX_DIALS = 2
-REDIAL_PAUSE_S = 0.01
+
+Answers = Sequence[object | StoreError]
+OnAnswers = Callable[[Answers], None]
 
 
 class _Abandoned(StoreUnavailable):
@@ -50,11 +52,13 @@ class NodeClient:
         """Connect to nothing yet: the first call dials."""
         self.endpoint = endpoint
         self.breaker = Breaker(self._probe, on_change=on_breaker)
-        self._address = address
         self._store_timeout_s = store_timeout_s
-        self._idle: list[AbstractConnection] = []
+        self._links = Links(address, endpoint)
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._tasks: set[asyncio.Task[None]] = set()
+        # Calls of `send` that were written without a task, until when they may take.
+        self._sent: dict[StoreLink, tuple[Call, float]] = {}
+        self._watching: asyncio.TimerHandle | None = None
         self._is_closed = False
 
     async def run_script(
@@ -83,16 +87,35 @@ class NodeClient:
     @property
     def is_busy(self) -> bool:
         """Whether calls are under way."""
-        return bool(self._tasks)
+        return bool(self._tasks or self._sent)
+
+    def send(self, commands: Sequence[Command], done: OnAnswers) -> None:
+        """Write `commands` at once; `done` gets an answer, or an error, for each, once.
+
+        The call takes the store's timeout at most; nothing is raised.
+        """
+        call = Call(commands)
+        try:
+            self._check_open()
+        except StoreUnavailable as error:
+            done([error] * len(commands))
+            return
+        link = self._links.ready()
+        if link is None:
+            self._send_in_task(call, done)
+            return
+        now_s = asyncio.get_running_loop().time()
+        self._sent[link] = call, now_s + self._store_timeout_s
+        if self._watching is None:
+            self._watch(self._store_timeout_s)
+        link.ask(write(call), len(call.owners), partial(self._on_replies, call, link, done))
 
     async def run_all(
         self, commands: Sequence[Command], *, timeout_s: float
     ) -> list[object | StoreError]:
         """Write `commands` at once; an answer, or the error of that one, for each in order."""
         assert commands
-        if self._is_closed:
-            raise StoreUnavailable(f"store {self.endpoint}: shutting down")
-        self.breaker.check()
+        self._check_open()
         call = Call(commands)
         task = self._spawn(call, self._store_timeout_s)
         try:
@@ -111,14 +134,74 @@ class NodeClient:
     async def close(self) -> None:
         """End the calls under way and close every connection."""
         self._is_closed = True
+        for link in list(self._sent):
+            link.hang_up()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        if self._watching is not None:
+            self._watching.cancel()
         await self.breaker.close()
-        idle, self._idle = self._idle, []
-        # Each may wait for its server; together they wait as long as one.
-        await asyncio.gather(*map(close, idle))
+        await self._links.close()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise StoreUnavailable(f"store {self.endpoint}: shutting down")
+        self.breaker.check()
+
+    def _on_replies(
+        self,
+        call: Call,
+        link: StoreLink,
+        done: OnAnswers,
+        replies: list[object],
+        error: BaseException | None,
+    ) -> None:
+        """Take the replies to a call of `send`; what was not run goes on in a task."""
+        del self._sent[link]
+        has_timed_out = call.silence is not None
+        is_good = read(call, self.endpoint, replies, error)
+        self._links.put_back(link, is_good=is_good)
+        if call.todo and error is None:
+            self._send_in_task(call, done)
+            return
+        if not has_timed_out and not self._is_closed:
+            self._record(call)
+        done(call.answers)
+
+    def _send_in_task(self, call: Call, done: OnAnswers) -> None:
+        def on_end(task: asyncio.Task[None]) -> None:
+            error: BaseException | None = None
+            if task.cancelled():
+                error = StoreReplyLost(f"store {self.endpoint}: shutting down")
+            else:
+                error = task.exception()
+            if isinstance(error, StoreError):
+                call.fill(error)
+            elif error is not None:
+                call.fill(StoreReplyLost(f"store: {type(error).__name__}; see the log"))
+            done(call.answers)
+
+        self._spawn(call, self._store_timeout_s).add_done_callback(on_end)
+
+    def _watch(self, wait_s: float) -> None:
+        """Look again when the first call of `send` may take no longer; one timer for all."""
+        self._watching = asyncio.get_running_loop().call_later(wait_s, self._give_up)
+
+    def _give_up(self) -> None:
+        """Close the connections whose server was silent for too long."""
+        self._watching = None
+        now_s = asyncio.get_running_loop().time()
+        for link, (call, until_s) in list(self._sent.items()):
+            if until_s <= now_s:
+                call.silence = self._silence(call, self._store_timeout_s)
+                self.breaker.record_failure(call.silence)
+                call.fill(call.silence)
+                link.hang_up()
+        if self._sent:
+            first_s = min(until_s for _, until_s in self._sent.values())
+            self._watch(max(0.0, first_s - now_s))
 
     async def _run_one(self, command: Command, *, timeout_s: float) -> object:
         (answer,) = await self.run_all([command], timeout_s=timeout_s)
@@ -131,8 +214,7 @@ class NodeClient:
 
         On a new connection: the kept ones may lead to where nobody answers any more.
         """
-        while self._idle:
-            await hang_up(self._idle.pop())
+        self._links.hang_up()
         call = Call([Command(("PING",))])
         await self._spawn(call, PROBE_TIMEOUT_S)
         if call.silence is not None:
@@ -170,10 +252,13 @@ class NodeClient:
             self.breaker.record_failure(error)
             raise
         else:
-            if call.silence is None:
-                self.breaker.record_success()
-            else:
-                self.breaker.record_failure(call.silence)
+            self._record(call)
+
+    def _record(self, call: Call) -> None:
+        if call.silence is None:
+            self.breaker.record_success()
+        else:
+            self.breaker.record_failure(call.silence)
 
     def _silence(self, call: Call, timeout_s: float) -> StoreError:
         waited = f"{timeout_s * 1000:.0f} ms"
@@ -185,53 +270,26 @@ class NodeClient:
 
     async def _exchange_until_answered(self, call: Call) -> None:
         """Send what still has to run, again while the server says that it ran nothing."""
-        todo = list(range(len(call.commands)))
-        scripts: list[Script] = []
-        has_loaded = False
-        while todo:
-            connection = await self._connect()
-            await self._exchange(connection, call, todo, scripts)
-            missing = [i for i in todo if isinstance(call.answers[i], ScriptMissing)]
-            todo = [i for i in todo if isinstance(call.answers[i], StillLoading)]
-            if todo:
+        while call.todo:
+            if any(isinstance(call.answers[index], StillLoading) for index in call.todo):
                 await asyncio.sleep(LOADING_PAUSE_S)
-            if missing and not has_loaded:
-                found = (call.commands[i].script for i in missing)
-                scripts = list({script.sha: script for script in found if script}.values())
-                todo = sorted(todo + missing)
-                has_loaded = True
+            link = self._links.ready() or await self._links.dial()
+            await self._exchange(link, call)
 
-    async def _connect(self) -> AbstractConnection:
-        while self._idle:
-            connection = self._idle.pop()
-            if is_alive(connection):
-                return connection
-            await hang_up(connection)
-        for _ in range(MAX_DIALS - 1):
-            try:
-                return await dial(self._address, self.endpoint)
-            except StoreUnavailable:
-                await asyncio.sleep(REDIAL_PAUSE_S)
-        return await dial(self._address, self.endpoint)
-
-    async def _exchange(
-        self, connection: AbstractConnection, call: Call, todo: list[int], scripts: list[Script]
-    ) -> None:
+    async def _exchange(self, link: StoreLink, call: Call) -> None:
         if call.is_abandoned:
-            await self._keep(connection)
+            self._links.put_back(link, is_good=True)
             raise _Abandoned(f"store {self.endpoint}: the caller left")
-        try:
-            is_good = await exchange(connection, self.endpoint, call, todo, scripts)
-        except BaseException:
-            await hang_up(connection)
-            raise
-        if is_good:
-            await self._keep(connection)
-        else:
-            await hang_up(connection)
+        answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
-    async def _keep(self, connection: AbstractConnection) -> None:
-        if self._is_closed:
-            await close(connection)
-        else:
-            self._idle.append(connection)
+        def done(replies: list[object], error: BaseException | None) -> None:
+            if not answered.done():
+                answered.set_result(read(call, self.endpoint, replies, error))
+
+        link.ask(write(call), len(call.owners), done)
+        try:
+            is_good = await answered
+        except BaseException:
+            link.hang_up()
+            raise
+        self._links.put_back(link, is_good=is_good)

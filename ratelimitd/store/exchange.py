@@ -1,26 +1,27 @@
-"""One exchange on one connection: commands written at once, their answers read in order.
+"""Commands as bytes, and their replies as answers, for one exchange on one connection.
 
 Rules:
 - `is_written` of a call says "perhaps run": it is set before the first byte goes out, and taken
   back only when every answer says that the server ran nothing.
 - An error reply is the answer of its own command; only a broken connection ends them all.
+- What a server says it did not run, for want of the script or because it loads, stays to be done.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hiredis import pack_command
-from redis import exceptions as redis_errors
-from redis.asyncio.connection import AbstractConnection
 
 from ratelimitd.errors import StoreError, StoreUnavailable
 from ratelimitd.store.address import Endpoint
 from ratelimitd.store.failures import (
-    ERROR_REPLIES,
     ScriptMissing,
+    StillLoading,
     from_broken_connection,
     from_reply_error,
+    is_read_only,
 )
+from ratelimitd.store.link import ErrorReply
 from ratelimitd.store.scripts import Script
 
 Argument = bytes | str | int
@@ -41,17 +42,26 @@ class Unanswered:
 
 @dataclass(slots=True)
 class Call:
-    """Commands on their way together; `silence` is why no (further) answer came."""
+    """Commands on their way together; `silence` is why no (further) answer came.
+
+    `todo` are those that have still to run, after `scripts` were loaded. `owners` says whose
+    answer each reply of the exchange under way is; None owns what only prepares the next one.
+    """
 
     commands: Sequence[Command]
     answers: list[object] = field(init=False)
+    todo: Sequence[int] = field(init=False)
+    scripts: Sequence[Script] = ()
+    owners: list[int | None] = field(default_factory=list)
     is_written: bool = False
     is_abandoned: bool = False
+    has_loaded: bool = False
     silence: StoreError | None = None
 
     def __post_init__(self) -> None:
         """Nothing is answered yet."""
         self.answers = [Unanswered()] * len(self.commands)
+        self.todo = range(len(self.commands))
 
     def fill(self, error: StoreError) -> None:
         """Give `error` to every command that has no answer."""
@@ -63,21 +73,11 @@ def script_call(script: Script, keys: Sequence[bytes], argv: Sequence[Argument])
     return Command((len(keys), *keys, *argv), script)
 
 
-async def exchange(
-    connection: AbstractConnection,
-    endpoint: Endpoint,
-    call: Call,
-    todo: Sequence[int],
-    scripts: Sequence[Script],
-) -> bool:
-    """Load `scripts` and run the commands `todo`; whether the connection is good for more.
-
-    The answers are in the call, whatever happened; the caller closes a connection that is not
-    good, or on whose exchange it gave up.
-    """
-    packets: list[tuple[Argument, ...]] = [("SCRIPT", "LOAD", one.text) for one in scripts]
-    owners: list[int | None] = [None] * len(scripts)
-    for index in todo:
+def write(call: Call) -> bytes:
+    """Return what is to be sent now; from here on it was perhaps run."""
+    packets: list[tuple[Argument, ...]] = [("SCRIPT", "LOAD", one.text) for one in call.scripts]
+    owners: list[int | None] = [None] * len(packets)
+    for index in call.todo:
         command = call.commands[index]
         if command.is_asking:
             packets.append(("ASKING",))
@@ -85,45 +85,62 @@ async def exchange(
         packets.append(_packet(command))
         owners.append(index)
         call.answers[index] = Unanswered()
+    call.owners = owners
     call.is_written = True
-    try:
-        # hiredis packs in C what costs redis-py a microsecond an argument.
-        packed = b"".join([_pack(packet) for packet in packets])
-        await connection.send_packed_command(packed, check_health=False)
-        is_good = await _read_answers(connection, endpoint, call, owners)
-    except (redis_errors.RedisError, OSError) as error:
+    return b"".join([pack(packet) for packet in packets])
+
+
+def read(
+    call: Call, endpoint: Endpoint, replies: Sequence[object], error: BaseException | None
+) -> bool:
+    """Take the replies to what `write` returned; whether the connection is good for more.
+
+    Leaves in `todo` what has to be sent again, and in `scripts` what has to be loaded before.
+    """
+    is_good = error is None
+    load_error: StoreError | None = None
+    missing: list[int] = []
+    loading: list[int] = []
+    # Replies may be fewer than owners: the connection broke.
+    for owner, reply in zip(call.owners, replies, strict=False):
+        answer = reply
+        if isinstance(reply, ErrorReply):
+            answer = from_reply_error(reply, endpoint)
+            # After a failover the name may lead to the new primary: dial again.
+            is_good = is_good and not is_read_only(reply)
+            if owner is None:
+                load_error = answer
+            elif isinstance(answer, ScriptMissing):
+                answer = load_error or answer
+                missing.append(owner)
+            elif isinstance(answer, StillLoading):
+                loading.append(owner)
+        if owner is not None:
+            call.answers[owner] = answer
+    if error is not None:
         call.silence = from_broken_connection(error, endpoint)
         call.fill(call.silence)
-        is_good = False
+    # A written command was perhaps run, unless every answer says that it was not.
     call.is_written = not all(isinstance(answer, StoreUnavailable) for answer in call.answers)
+    _plan_next(call, missing, loading)
     return is_good
 
 
-async def _read_answers(
-    connection: AbstractConnection, endpoint: Endpoint, call: Call, owners: Sequence[int | None]
-) -> bool:
-    """Read an answer for each of `owners`; None owns what only prepares the next command."""
-    is_good = True
-    load_error: StoreError | None = None
-    for owner in owners:
-        answer: object
-        try:
-            answer = await connection.read_response(disconnect_on_error=False)
-        except ERROR_REPLIES as error:
-            answer = from_reply_error(error, endpoint)
-            # After a failover the name may lead to the new primary: dial again.
-            is_good = is_good and not isinstance(error, redis_errors.ReadOnlyError)
-        if owner is not None:
-            is_missing = isinstance(answer, ScriptMissing)
-            call.answers[owner] = load_error if is_missing and load_error else answer
-        elif isinstance(answer, StoreError):
-            load_error = answer
-    return is_good
-
-
-def _pack(packet: tuple[Argument, ...]) -> bytes:
-    packed: bytes = pack_command(packet)  # type: ignore[arg-type]  # its stub knows one argument
+def pack(words: tuple[Argument, ...]) -> bytes:
+    """Return one command as the bytes of the protocol."""
+    packed: bytes = pack_command(words)  # type: ignore[arg-type]  # its stub knows one argument
     return packed
+
+
+def _plan_next(call: Call, missing: Sequence[int], loading: Sequence[int]) -> None:
+    """Send again what was not run; scripts are loaded once."""
+    if missing and not call.has_loaded:
+        found = (call.commands[index].script for index in missing)
+        call.scripts = list({script.sha: script for script in found if script}.values())
+        call.todo = sorted((*missing, *loading))
+        call.has_loaded = True
+    else:
+        call.todo = loading
 
 
 def _packet(command: Command) -> tuple[Argument, ...]:

@@ -1,4 +1,4 @@
-"""What went wrong at the store, as errors of our taxonomy; redis exceptions end here.
+"""What went wrong at the store, as errors of our taxonomy; error replies end here.
 
 Rules:
 - An error reply that Redis gives *instead of* running a script means "nothing spent"; any other
@@ -12,17 +12,9 @@ import re
 import socket
 import ssl
 
-from redis import exceptions as redis_errors
-
 from ratelimitd.errors import StoreError, StoreReplyLost, StoreUnavailable
 from ratelimitd.store.address import Endpoint
-
-# Replies that are errors, though redis-py files some of them under broken connections.
-ERROR_REPLIES = (
-    redis_errors.ResponseError,
-    redis_errors.BusyLoadingError,
-    redis_errors.AuthenticationError,
-)
+from ratelimitd.store.link import ConnectionLost, ErrorReply
 
 
 class Redirected(StoreUnavailable):
@@ -71,31 +63,37 @@ _KNOWN_TEXTS = {
 }
 
 
-def from_reply_error(error: redis_errors.RedisError, endpoint: Endpoint) -> StoreError:
+def from_reply_error(error: ErrorReply, endpoint: Endpoint) -> StoreError:
     """Return what an error *reply* to one command means; the connection stays good."""
     where = f"store {endpoint}"
-    match error:
-        case redis_errors.NoScriptError():
+    code = _code_of(error)
+    match code:
+        case "NOSCRIPT":
             return ScriptMissing(f"{where}: it does not know the script")
-        case redis_errors.BusyLoadingError():
+        case "LOADING":
             return StillLoading(f"{where}: it is loading its data")
-        case redis_errors.MovedError() | redis_errors.AskError():
-            is_ask = not isinstance(error, redis_errors.MovedError)
-            # An empty host means "the node that you asked".
-            target = Endpoint(host=error.host or endpoint.host, port=error.port)
+        case "MOVED" | "ASK":
             text = f"{where}: it is a Cluster: use redis+cluster:// (or rediss+cluster://)"
-            return Redirected(text, target, is_ask=is_ask)
-        case _:
-            code = _code_of(error)
-            if code in _NOT_RUN:
-                return StoreUnavailable(f"{where}: {_NOT_RUN[code]}")
-            return StoreReplyLost(f"{where}: the command failed there with {code or 'an error'}")
+            target = _target_of(error, endpoint)
+            if target is not None:
+                return Redirected(text, target, is_ask=code == "ASK")
+    if code in _NOT_RUN:
+        return StoreUnavailable(f"{where}: {_NOT_RUN[code]}")
+    return StoreReplyLost(f"{where}: the command failed there with {code or 'an error'}")
+
+
+def is_read_only(error: ErrorReply) -> bool:
+    """Tell whether a server says that it is a replica."""
+    return _code_of(error) == "READONLY"
+
+
+def is_refusing_clients(error: ErrorReply) -> bool:
+    """Tell whether a server says that it has too many clients; then it closes the connection."""
+    return _code_of(error) == "MAXCLIENTS"
 
 
 def from_broken_connection(error: BaseException, endpoint: Endpoint) -> StoreError:
     """Return what it means that a connection broke after a command was written to it."""
-    if isinstance(error, redis_errors.RedisError) and _code_of(error) == "MAXCLIENTS":
-        return StoreUnavailable(f"store {endpoint}: {_NOT_RUN['MAXCLIENTS']}")
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLError):
             # A server refuses our certificate only after our side of the handshake is done.
@@ -120,17 +118,15 @@ def _dial_cause(cause: BaseException, endpoint: Endpoint) -> StoreUnavailable | 
             problem = f"its certificate: {cause.verify_message}"
         case ssl.SSLError():
             problem = _tls_problem(cause)
-        case redis_errors.BusyLoadingError():
-            return StillLoading(f"store {endpoint}: it is loading its data")
-        case redis_errors.ResponseError() | redis_errors.AuthenticationError():
+        case ErrorReply():
             reply = from_reply_error(cause, endpoint)
             return reply if isinstance(reply, StoreUnavailable) else _handshake(reply)
-        case redis_errors.ConnectionError() if _code_of(cause) == "MAXCLIENTS":
-            problem = _NOT_RUN["MAXCLIENTS"]
         case socket.gaierror():
             problem = f"cannot look up its host: {cause.strerror}"
         case UnicodeError():
             problem = "cannot look up its host: not a host name"
+        case ConnectionLost():
+            pass
         case OSError():
             problem = f"cannot connect: {_reason_of(cause)}"
         case _:
@@ -153,19 +149,24 @@ def _handshake(reply: StoreError) -> StoreUnavailable:
     return StoreUnavailable(f"{reply} during the handshake")
 
 
-def _code_of(error: redis_errors.RedisError) -> str:
+def _code_of(error: ErrorReply) -> str:
     """Return the error code, or one of ours for an ERR that we know by its text."""
     text = str(error)
     for known, code in _KNOWN_TEXTS.items():
         if known in text:
             return code
-    # redis-py cuts the code off the text of the errors that it has a class for.
     matched = _CODE.match(text)
-    return error.status_code or (matched.group() if matched else "")
+    return matched.group() if matched else ""
+
+
+def _target_of(error: ErrorReply, asked: Endpoint) -> Endpoint | None:
+    """Return where `MOVED slot host:port` points; an empty host means "the node that you asked"."""
+    host, _, port = str(error).split(" ")[-1].rpartition(":")
+    return Endpoint(host=host or asked.host, port=int(port)) if port.isdigit() else None
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """Return `error` and what it was raised from, innermost first: redis-py wraps the reason."""
+    """Return `error` and what it was raised from, innermost first."""
     chain: list[BaseException] = []
     seen: BaseException | None = error
     while seen is not None and len(chain) < 8:  # noqa: PLR2004 - bounded, whatever the chain

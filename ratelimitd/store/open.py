@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ratelimitd.decisions.plan import Plan, Reply
 from ratelimitd.defects import DefectLog
 from ratelimitd.errors import ConfigError, StoreError
 from ratelimitd.store.address import StoreAddress, StoreKind
@@ -130,7 +129,7 @@ class OpenStore:
                 on_breaker=self._on_breaker,
             )
             self.store = SingleStore(self.client, scripts, on_unreadable=options.on_unreadable)
-        self.batcher = Batcher(options.measure(self._send), on_late=options.on_late)
+        self.batcher = Batcher(options.measure(self.store.send), on_late=options.on_late)
         self.embedded = embedded
         self._tell_breaker = options.on_breaker
         self._was_breaker_open = False
@@ -172,9 +171,6 @@ class OpenStore:
         await self.client.close()
         if self.embedded is not None:
             await self.embedded.stop()
-
-    async def _send(self, plans: Sequence[Plan]) -> Sequence[Reply | StoreError]:
-        return await self.store.check_each(plans, timeout_s=self._timeout_s)
 
     def _on_breaker(self, is_open: bool, reason: str) -> None:  # noqa: FBT001 - the breaker's order
         """Tell of the store as a whole: open with its first server, closed with its last."""

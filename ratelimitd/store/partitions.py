@@ -11,20 +11,20 @@ Rules:
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ratelimitd.decisions.keys import partition_of
 from ratelimitd.decisions.plan import CheckResult, Plan, Reply
 from ratelimitd.decisions.refusal import is_refused
 from ratelimitd.errors import StoreError, StoreReplyLost, StoreUnavailable
-from ratelimitd.store.wire import Charge
+from ratelimitd.store.wire import Charge, PackedPlan, pack_plan
 
 
-@dataclass(frozen=True, slots=True)
-class _Origin:
+class _Origin(NamedTuple):
     """Which checks of which plan a part holds."""
 
     plan: int
-    checks: tuple[int, ...]
+    checks: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,29 +32,35 @@ class Part:
     """What one partition is asked: whole plans, and parts of plans, in order."""
 
     tag: bytes
-    plans: list[Plan] = field(default_factory=list)
+    plans: list[PackedPlan] = field(default_factory=list)
     origins: list[_Origin] = field(default_factory=list)
 
 
 PartAnswer = Sequence[Reply] | StoreError
 
 
-def split(plans: Sequence[Plan]) -> list[Part]:
+def split(plans: Sequence[PackedPlan]) -> list[Part]:
     """Return one part for each partition that `plans` touch."""
     parts: dict[bytes, Part] = {}
-    for number, plan in enumerate(plans):
-        by_tag: dict[bytes, list[int]] = {}
-        for index, check in enumerate(plan.checks):
-            by_tag.setdefault(partition_of(check.key), []).append(index)
-        for tag, indexes in by_tag.items():
-            part = parts.setdefault(tag, Part(tag))
-            part.plans.append(plan if len(by_tag) == 1 else _part_of(plan, indexes))
-            part.origins.append(_Origin(number, tuple(indexes)))
+    for number, packed in enumerate(plans):
+        tags = [partition_of(key) for key in packed.keys]
+        distinct = dict.fromkeys(tags)
+        for tag in distinct:
+            part = parts.get(tag)
+            if part is None:
+                part = parts[tag] = Part(tag)
+            if len(distinct) == 1:
+                part.plans.append(packed)
+                part.origins.append(_Origin(number, range(len(tags))))
+            else:
+                indexes = [index for index, other in enumerate(tags) if other == tag]
+                part.plans.append(_part_of(packed.plan, indexes))
+                part.origins.append(_Origin(number, indexes))
     return list(parts.values())
 
 
 def merge(
-    plans: Sequence[Plan], parts: Sequence[Part], answers: Sequence[PartAnswer]
+    plans: Sequence[PackedPlan], parts: Sequence[Part], answers: Sequence[PartAnswer]
 ) -> tuple[list[Reply | StoreError], Mapping[bytes, list[Charge]]]:
     """Return a reply, or an error, for each plan, and the charges to give back by partition."""
     pieces: list[list[tuple[Part, _Origin, Reply | StoreError]]] = [[] for _ in plans]
@@ -64,7 +70,7 @@ def merge(
             pieces[origin.plan].append((part, origin, piece))
     give_back: dict[bytes, list[Charge]] = {}
     merged: list[Reply | StoreError] = []
-    for plan, own in zip(plans, pieces, strict=True):
+    for (plan, _, _), own in zip(plans, pieces, strict=True):
         assert own, "a plan has at least one check"
         replies = [
             (part.tag, origin, piece)
@@ -81,9 +87,9 @@ def merge(
     return merged, give_back
 
 
-def _part_of(plan: Plan, indexes: Sequence[int]) -> Plan:
+def _part_of(plan: Plan, indexes: Sequence[int]) -> PackedPlan:
     checks = tuple(plan.checks[index] for index in indexes)
-    return plan._replace(checks=checks, passing_quota=plan.passing_quota + 1)
+    return pack_plan(plan._replace(checks=checks, passing_quota=plan.passing_quota + 1))
 
 
 def _error_of(errors: Sequence[StoreError], *, is_part_answered: bool) -> StoreError:

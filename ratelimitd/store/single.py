@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 
 from ratelimitd.decisions.plan import Plan, Reply
 from ratelimitd.errors import StoreError, StoreUnavailable
-from ratelimitd.store.connection import NodeClient
-from ratelimitd.store.scripts import Script, Scripts
-from ratelimitd.store.wire import from_reply, to_arguments
+from ratelimitd.store.connection import Answers, NodeClient
+from ratelimitd.store.exchange import script_call
+from ratelimitd.store.port import OnReplies
+from ratelimitd.store.scripts import Scripts
+from ratelimitd.store.wire import PackedPlan, from_reply, pack_plan, to_arguments
 
 # Lua's unpack fails near 8,000 values; a list of plans never needs to come near it.
 MAX_KEYS = 1024
@@ -27,31 +29,37 @@ class SingleStore:
         self._scripts = scripts
         self._on_unreadable = on_unreadable
 
-    async def check(self, plans: Sequence[Plan], *, timeout_s: float) -> list[Reply]:
-        """Decide and charge `plans` in order, as one script call."""
-        return await self._run(self._scripts.check, plans, timeout_s)
+    def send(self, plans: Sequence[PackedPlan], done: OnReplies) -> None:
+        """Decide and charge `plans` in order, as one script call; they share their fate."""
+        keys, argv = to_arguments(plans)
+        if len(keys) > MAX_KEYS:
+            done([_too_many(keys)] * len(plans))
+            return
+
+        def on_answers(answers: Answers) -> None:
+            (raw,) = answers
+            done([raw] * len(plans) if isinstance(raw, StoreError) else self._read(raw, plans))
+
+        self._client.send([script_call(self._scripts.check, keys, argv)], on_answers)
 
     async def peek(self, plans: Sequence[Plan], *, timeout_s: float) -> list[Reply]:
         """Decide `plans` each as if it came alone now, as one script call."""
-        return await self._run(self._scripts.peek, plans, timeout_s)
-
-    async def check_each(
-        self, plans: Sequence[Plan], *, timeout_s: float
-    ) -> Sequence[Reply | StoreError]:
-        """Decide and charge `plans`; on one server they share their fate."""
-        return await self.check(plans, timeout_s=timeout_s)
+        packed = [pack_plan(plan) for plan in plans]
+        keys, argv = to_arguments(packed)
+        if len(keys) > MAX_KEYS:
+            raise _too_many(keys)
+        raw = await self._client.run_script(self._scripts.peek, keys, argv, timeout_s=timeout_s)
+        return self._read(raw, packed)
 
     async def close(self) -> None:
         """Do nothing: every answer is the end of its call."""
 
-    async def _run(self, script: Script, plans: Sequence[Plan], timeout_s: float) -> list[Reply]:
-        if not plans:
-            return []
-        keys, argv = to_arguments(plans)
-        if len(keys) > MAX_KEYS:
-            raise StoreUnavailable(f"store: {len(keys)} counters in one list, more than {MAX_KEYS}")
-        raw = await self._client.run_script(script, keys, argv, timeout_s=timeout_s)
+    def _read(self, raw: object, plans: Sequence[PackedPlan]) -> list[Reply]:
         replies, unreadable = from_reply(raw, plans)
         if unreadable and self._on_unreadable is not None:
             self._on_unreadable(unreadable)
         return replies
+
+
+def _too_many(keys: Sequence[bytes]) -> StoreUnavailable:
+    return StoreUnavailable(f"store: {len(keys)} counters in one list, more than {MAX_KEYS}")

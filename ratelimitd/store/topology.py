@@ -10,13 +10,14 @@ Rules:
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from ratelimitd.decisions.keys import SLOTS, slot_of
 from ratelimitd.defects import DefectLog
 from ratelimitd.errors import StoreError, StoreUnavailable
 from ratelimitd.store.address import Endpoint, StoreAddress
 from ratelimitd.store.breaker import OnChange
-from ratelimitd.store.connection import STORE_TIMEOUT_S, NodeClient
+from ratelimitd.store.connection import STORE_TIMEOUT_S, Answers, NodeClient, OnAnswers
 from ratelimitd.store.exchange import Argument, Command
 from ratelimitd.store.failures import Redirected
 
@@ -47,6 +48,7 @@ class ClusterClient:
         self._refreshing: asyncio.Task[None] | None = None
         self._refreshed_at = -REFRESH_PAUSE_S
         self._problem = StoreUnavailable(f"store {address}: no node was asked yet")
+        self._mapping: set[asyncio.Task[None]] = set()
         self._is_closed = False
         self._defects = DefectLog(_log)
 
@@ -71,6 +73,41 @@ class ClusterClient:
         deadline = self._now() + timeout_s
         await self._ensure_map(timeout_s)
         answers: list[object | StoreError] = [self._problem] * len(commands)
+        todo = self._assign(commands, answers)
+        for _ in range(MAX_REDIRECTS):
+            await self._run_round(todo, answers, deadline)
+            todo = self._follow(todo, answers)
+            if not todo:
+                break
+        self._give_up(todo, answers)
+        return answers
+
+    def send_by_slot(self, commands: Sequence[tuple[int, Command]], done: OnAnswers) -> None:
+        """Run each command on the node of its slot, all nodes at once, as one write each.
+
+        `done` gets an answer or an error for each, once; nothing is raised.
+        """
+        if self._owners and not self._is_closed:
+            _Rounds(self, commands, done).start()
+        else:
+            task = asyncio.create_task(self._send_with_map(commands, done))
+            self._mapping.add(task)
+            task.add_done_callback(self._mapping.discard)
+
+    async def _send_with_map(
+        self, commands: Sequence[tuple[int, Command]], done: OnAnswers
+    ) -> None:
+        try:
+            await self._ensure_map(self._store_timeout_s)
+        except StoreError as error:
+            done([error] * len(commands))
+        else:
+            _Rounds(self, commands, done).start()
+
+    def _assign(
+        self, commands: Sequence[tuple[int, Command]], answers: list[object | StoreError]
+    ) -> dict[Endpoint, list[tuple[int, Command]]]:
+        """Return the numbered commands of each node; those of a slot without one are answered."""
         todo: dict[Endpoint, list[tuple[int, Command]]] = {}
         for index, (slot, command) in enumerate(commands):
             owner = self._owners[slot] if self._owners else None
@@ -79,16 +116,18 @@ class ClusterClient:
                 self._refresh_soon()
             else:
                 todo.setdefault(owner, []).append((index, command))
-        for _ in range(MAX_REDIRECTS):
-            await self._run_round(todo, answers, deadline)
-            todo = self._follow(todo, answers)
-            if not todo:
-                break
+        return todo
+
+    def _give_up(
+        self,
+        todo: dict[Endpoint, list[tuple[int, Command]]],
+        answers: list[object | StoreError],
+    ) -> None:
+        """Answer what was redirected once too often."""
         for index, _ in (pair for own in todo.values() for pair in own):
             answers[index] = StoreUnavailable(
                 f"store {self._address}: the nodes disagree on a slot"
             )
-        return answers
 
     async def close(self) -> None:
         """Close the client of every node."""
@@ -96,6 +135,8 @@ class ClusterClient:
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.wait({self._refreshing})
+        if self._mapping:
+            await asyncio.wait(self._mapping)
         for client in self._clients.values():
             await client.close()
 
@@ -185,6 +226,46 @@ class ClusterClient:
                 on_breaker=self._on_breaker,
             )
         return self._clients[endpoint]
+
+
+class _Rounds:
+    """Commands on their way to the nodes, and again where they were redirected to."""
+
+    def __init__(
+        self, cluster: ClusterClient, commands: Sequence[tuple[int, Command]], done: OnAnswers
+    ) -> None:
+        self._cluster = cluster
+        self._done = done
+        self._answers: list[object | StoreError] = [None] * len(commands)
+        self._todo = cluster._assign(commands, self._answers)  # noqa: SLF001 - a part of it
+        self._rounds_left = MAX_REDIRECTS
+        self._missing = 0
+
+    def start(self) -> None:
+        """Send to all nodes; the last answer begins the next round, or ends it."""
+        self._missing = len(self._todo)
+        if not self._todo:
+            self._done(self._answers)
+            return
+        for endpoint, own in list(self._todo.items()):
+            client = self._cluster._client(endpoint)  # noqa: SLF001 - a part of it
+            client.send([command for _, command in own], partial(self._on_answers, own))
+
+    def _on_answers(self, own: Sequence[tuple[int, Command]], found: Answers) -> None:
+        answers = self._answers
+        for (index, _), answer in zip(own, found, strict=True):
+            answers[index] = answer
+        self._missing -= 1
+        if self._missing:
+            return
+        cluster = self._cluster
+        self._todo = cluster._follow(self._todo, answers)  # noqa: SLF001 - a part of it
+        self._rounds_left -= 1
+        if self._todo and self._rounds_left:
+            self.start()
+            return
+        cluster._give_up(self._todo, answers)  # noqa: SLF001 - a part of it
+        self._done(answers)
 
 
 def _hashed_part(key: bytes) -> bytes:

@@ -2,15 +2,32 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from struct import Struct, pack
+from typing import NamedTuple
 
 from ratelimitd.decisions.plan import Check, CheckResult, Plan, Reply
 
 FLAG_SHADOW = 1
 FLAG_QUOTA = 2
 FLAG_COUNTS_DENIED = 4
-_FIELDS_PER_CHECK = 6
+
+# Bits of the outcome of a check.
+REFUSED = 1
+OVER = 2
+
+_SHAPE_HEAD = Struct(">HHB")
+_SHAPE_CHECK = Struct(">qqqB")
+_RESULT = Struct(">B5q")
 
 Argument = bytes | str | int
+
+
+class PackedPlan(NamedTuple):
+    """A plan as the scripts get it: what it shares with others, and the counters of its checks."""
+
+    plan: Plan
+    shape: bytes
+    keys: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,43 +42,52 @@ class Charge:
     charged_at_us: int
 
 
+def pack_plan(plan: Plan) -> PackedPlan:
+    """Return `plan` ready to be sent, as often as it is asked."""
+    checks = plan.checks
+    parts = [_SHAPE_HEAD.pack(len(checks), plan.passing_quota, plan.is_denied)]
+    for check in checks:
+        limit = check.limit
+        flags = (
+            (FLAG_SHADOW if limit.is_shadow else 0)
+            | (FLAG_QUOTA if limit.is_quota else 0)
+            | (FLAG_COUNTS_DENIED if limit.counts_denied else 0)
+        )
+        parts.append(_SHAPE_CHECK.pack(limit.window_us, limit.requests_per_unit, check.cost, flags))
+    return PackedPlan(plan, b"".join(parts), tuple([check.key for check in checks]))
+
+
 def to_arguments(
-    plans: Sequence[Plan], now_us: int | None = None
+    plans: Iterable[PackedPlan], now_us: int | None = None
 ) -> tuple[list[bytes], list[Argument]]:
     """Return (KEYS, ARGV) of check.lua or peek.lua; `now_us` None means the store's clock."""
-    index_of: dict[bytes, int] = {}
-    arguments: list[Argument] = ["" if now_us is None else now_us, len(plans)]
-    for plan in plans:
-        arguments += (len(plan.checks), plan.passing_quota, int(plan.is_denied))
-        for check in plan.checks:
-            limit = check.limit
-            arguments += (
-                index_of.setdefault(check.key, len(index_of) + 1),
-                limit.window_us,
-                limit.requests_per_unit,
-                check.cost,
-                (FLAG_SHADOW if limit.is_shadow else 0)
-                | (FLAG_QUOTA if limit.is_quota else 0)
-                | (FLAG_COUNTS_DENIED if limit.counts_denied else 0),
-            )
-    return list(index_of), arguments
+    number_of: dict[bytes, int] = {}
+    order: list[int] = []
+    keys: list[bytes] = []
+    for _, shape, own in plans:
+        order.append(number_of.setdefault(shape, len(number_of)))
+        keys += own
+    return keys, [
+        "" if now_us is None else now_us,
+        pack(f">{len(order)}H", *order),
+        *number_of,
+    ]
 
 
-def from_reply(raw: Sequence[int], plans: Sequence[Plan]) -> tuple[list[Reply], int]:
+def from_reply(raw: object, plans: Sequence[PackedPlan]) -> tuple[list[Reply], int]:
     """Return one reply per plan, and how many counters were unreadable and count as absent."""
-    now_us, unreadable = raw[0], raw[1]
-    position = 2
-    replies = []
-    for plan in plans:
-        is_refused = raw[position] == 1
-        position += 1
-        results = []
+    assert isinstance(raw, list), "a script answers a list"
+    now_us, unreadable, packed = raw
+    replies: list[Reply] = []
+    records = _RESULT.iter_unpack(packed)
+    for plan, _, _ in plans:
+        results: list[CheckResult] = []
+        outcome = 0
         for _ in plan.checks:
-            over, *amounts = raw[position : position + _FIELDS_PER_CHECK]
-            results.append(CheckResult(over == 1, *amounts))
-            position += _FIELDS_PER_CHECK
-        replies.append(Reply(now_us, is_refused, tuple(results)))
-    assert position == len(raw), "a reply answers exactly the checks that were asked"
+            outcome, *amounts = next(records)
+            results.append(CheckResult(outcome >= OVER, *amounts))
+        replies.append(Reply(now_us, outcome & REFUSED == REFUSED, tuple(results)))
+    assert next(records, None) is None, "a reply answers exactly the checks that were asked"
     return replies, unreadable
 
 

@@ -179,14 +179,14 @@ class Telemetry:
         """Count the rules of a request that was answered with an error: it has no verdict."""
         self._count(counts)
 
-    def observe_call(self, method: str, code: str, seconds: float) -> None:
-        """Count one call of `method` that ended with the gRPC status `code`, "OK" for success."""
+    def observe_call(self, method: str, code: str, seconds: float, count: int = 1) -> None:
+        """Count calls of `method` that ended with the gRPC status `code`, "OK" for success."""
         series = self.methods.get(method)
         if series is None:
             method = method if len(self.methods) < MAX_NAMES else OTHER
             series = self.methods.setdefault(method, MethodSeries())
-        series.seconds.observe(seconds)
-        _increment(series.codes, code)
+        series.seconds.observe(seconds, count)
+        _increment(series.codes, code, count)
 
     def observe_store_call(
         self, seconds: float, checks: int, plans: int, error_kind: str | None = None
@@ -272,7 +272,8 @@ class Telemetry:
         """Add what rules said to their rows."""
         table = self.rules
         for count in counts:
-            table.row(count).add(count)
+            limit = count.limit
+            table.row(limit.domain, count.metric_key, limit.rule).add(count)
             if count.cached_hits:
                 self.deny_cache_answers += 1
 

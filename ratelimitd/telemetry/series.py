@@ -44,10 +44,10 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, value: float) -> None:
-        """Count `value` in the first bucket whose bound is not below it."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count `value` in the first bucket whose bound is not below it, so many times."""
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
 
     @property
     def count(self) -> int:
@@ -126,19 +126,19 @@ class RuleTable:
         self._static: AbstractSet[tuple[str, str]] = frozenset()
         self._dynamic_count = 0
 
-    def row(self, count: RuleCount) -> RuleSeries:
-        """Return the row that counts `count`: its own, or its domain's row `other`."""
-        key = (count.limit.domain, count.metric_key)
+    def row(self, domain: str, metric_key: str, rule: str) -> RuleSeries:
+        """Return the row of a rule under a name: its own, or its domain's row `other`."""
+        key = (domain, metric_key)
         found = self.rows.get(key)
         if found is not None:
             return found
         if key in self._static:
-            return self._add(key, count.limit.rule)
-        if self._dynamic_count < MAX_DYNAMIC_SERIES and len(count.metric_key) <= MAX_DYNAMIC_NAME:
+            return self._add(key, rule)
+        if self._dynamic_count < MAX_DYNAMIC_SERIES and len(metric_key) <= MAX_DYNAMIC_NAME:
             self._dynamic_count += 1
-            return self._add(key, count.limit.rule)
+            return self._add(key, rule)
         self.overflowed += 1
-        overflow = (count.limit.domain, OVERFLOW_NAME)
+        overflow = (domain, OVERFLOW_NAME)
         return self.rows.get(overflow) or self._add(overflow, "")
 
     def snapshot(self) -> list[RuleSeries]:

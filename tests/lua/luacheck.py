@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ratelimitd.store.scripts import load_script, lua_directory
 
-GLOBALS = ("redis", "KEYS", "ARGV")
+GLOBALS = ("redis", "struct", "KEYS", "ARGV")
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from ratelimitd.decisions.refusal import is_refused
 from ratelimitd.errors import ConfigError
 from ratelimitd.policy.model import Unit
 from ratelimitd.store.scripts import load_script, load_scripts, lua_directory
-from ratelimitd.store.wire import Charge, to_arguments
+from ratelimitd.store.wire import Charge, pack_plan, to_arguments
 from tests.model.limits import ModelStore
 from tests.support.plans import check_of, limit_of, plan_of
 from tests.support.scripted import ScriptedStore
@@ -19,6 +19,7 @@ from tests.support.servers import Server
 
 NOW_US = 1_790_000_000_000_000
 SCRIPTS = load_scripts()
+SHAPE = pack_plan(plan_of(check_of(limit_of(5)))).shape
 
 
 @pytest.fixture
@@ -65,11 +66,15 @@ def test_include_cycle_names_the_chain(tmp_path: Path) -> None:
     [
         [],
         ["nonsense"],
-        [NOW_US, "x"],
-        [NOW_US, 1],
-        [NOW_US, 1, 1, 0, 0],
-        [NOW_US, 1, 1, 0, 0, 1, "x", 5, 1, 0],
-        [NOW_US, 1, 1, 0, 0, 9, 60_000_000, 5, 1, "flags"],
+        [NOW_US],
+        [NOW_US, b"\0"],
+        [NOW_US, b"\0\0"],
+        [NOW_US, b"", SHAPE],
+        [NOW_US, b"\0\1", SHAPE],
+        [NOW_US, b"\0\0\0", SHAPE],
+        [NOW_US, b"\0\0\0\0", SHAPE],
+        [NOW_US, b"\0\0", SHAPE[:-1]],
+        [NOW_US, b"\0\0", b"\0\2" + SHAPE[2:]],
     ],
 )
 def test_malformed_arguments_fail_and_write_nothing(
@@ -96,7 +101,7 @@ def test_batch_of_the_largest_size_is_decided(client: redis.Redis, store: Script
 def test_every_key_lives_no_longer_than_its_window(client: redis.Redis) -> None:
     # given the store's own clock, as in production
     batch = [plan_of(check_of(limit_of(5, unit))) for unit in Unit if unit is not Unit.UNKNOWN]
-    keys, arguments = to_arguments(batch)
+    keys, arguments = to_arguments([pack_plan(plan) for plan in batch])
     # when
     client.script_load(SCRIPTS.check.text)
     client.evalsha(SCRIPTS.check.sha, len(keys), *keys, *arguments)

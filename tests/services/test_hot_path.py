@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
@@ -10,6 +11,8 @@ from ratelimitd.services.hot_path import HotPath
 from ratelimitd.services.parse import MAX_REQUEST_BYTES
 from tests.services.conftest import PATIENT, Running, Start, message_of
 
+DEFAULT_DEADLINE_S = 5.0
+
 POLICY = """
 domain: api
 descriptors:
@@ -18,17 +21,28 @@ descriptors:
 """
 
 
+class Told:
+    """Where one call is answered."""
+
+    def __init__(self) -> None:
+        self.answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def answer_all(self, answers: Sequence[tuple[int, bytes]]) -> None:
+        ((_, encoded),) = answers
+        self.answered.set_result(encoded)
+
+    def fail(self, number: int, error: Exception) -> None:
+        self.answered.set_exception(error)
+
+
 async def ask(
     hot: HotPath, message: rls_pb2.RateLimitRequest | bytes, context: CallContext = PATIENT
 ) -> rls_pb2.RateLimitResponse:
     """Ask once; raises what the transport would be told."""
-    answered: asyncio.Future[bytes | Exception] = asyncio.get_running_loop().create_future()
+    replies = Told()
     body = message if isinstance(message, bytes) else message.SerializeToString()
-    hot.serve(body, context, answered.set_result)
-    result = await answered
-    if isinstance(result, Exception):
-        raise result
-    return rls_pb2.RateLimitResponse.FromString(result)
+    hot.serve([(1, context, body)], replies)
+    return rls_pb2.RateLimitResponse.FromString(await replies.answered)
 
 
 async def overall(running: Running, hot: HotPath, *descriptors: str) -> str:
@@ -39,7 +53,7 @@ async def overall(running: Running, hot: HotPath, *descriptors: str) -> str:
 async def test_hot_path_answers_what_the_service_answers(start: Start) -> None:
     # given one counter for each way
     running = await start(POLICY)
-    hot = HotPath(running.service)
+    hot = HotPath(running.service, DEFAULT_DEADLINE_S)
     for descriptors in (["a=%s"], ["a=%s", "free=1"], ["none=%s"], ["free=%s"]):
         for _ in range(3):
             # when
@@ -56,7 +70,7 @@ async def test_hot_path_answers_what_the_service_answers(start: Start) -> None:
 async def test_calls_of_one_turn_are_one_batch(start: Start) -> None:
     # given
     running = await start(POLICY)
-    hot = HotPath(running.service)
+    hot = HotPath(running.service, DEFAULT_DEADLINE_S)
     await overall(running, hot, "a=warm")
     before = running.script_calls()
     # when
@@ -69,7 +83,7 @@ async def test_calls_of_one_turn_are_one_batch(start: Start) -> None:
 async def test_new_policy_is_in_force_at_once_for_known_requests(start: Start) -> None:
     # given a request that is remembered
     running = await start(POLICY)
-    hot = HotPath(running.service)
+    hot = HotPath(running.service, DEFAULT_DEADLINE_S)
     codes = [await overall(running, hot, "a=1") for _ in range(3)]
     assert codes == ["OK", "OK", "OVER_LIMIT"]
     assert len(hot.plans) == 1
@@ -83,7 +97,7 @@ async def test_new_policy_is_in_force_at_once_for_known_requests(start: Start) -
 async def test_requests_that_cannot_be_answered_say_why(start: Start) -> None:
     # given
     running = await start(POLICY)
-    hot = HotPath(running.service)
+    hot = HotPath(running.service, DEFAULT_DEADLINE_S)
     # then
     with pytest.raises(InvalidRequest, match="not a readable RateLimitRequest"):
         await ask(hot, b"\xff\xff")
@@ -99,7 +113,7 @@ async def test_requests_that_cannot_be_answered_say_why(start: Start) -> None:
 async def test_deadline_that_has_passed_is_told_and_spends_nothing(start: Start) -> None:
     # given
     running = await start(POLICY)
-    hot = HotPath(running.service)
+    hot = HotPath(running.service, DEFAULT_DEADLINE_S)
     # when
     with pytest.raises(StoreError):
         await ask(hot, message_of("a=1"), CallContext(timeout_s=0.001))
@@ -111,7 +125,7 @@ async def test_deadline_that_has_passed_is_told_and_spends_nothing(start: Start)
 async def test_store_that_was_never_reached_is_told(start: Start) -> None:
     # given
     running = await start(POLICY, is_store_up=False)
-    hot = HotPath(running.service)
+    hot = HotPath(running.service, DEFAULT_DEADLINE_S)
     # then
     with pytest.raises(StoreError, match="not reached since the start"):
         await ask(hot, message_of("a=1"))

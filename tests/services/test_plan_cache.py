@@ -1,5 +1,6 @@
-from ratelimitd.decisions.plan import Plan
+from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.services.plan_cache import MAX_REQUEST_BYTES, MAX_SEEN, PlanCache
+from ratelimitd.services.ready_plan import ReadyPlan
 from tests.support.plans import check_of, limit_of, plan_of
 
 
@@ -9,9 +10,9 @@ class Maker:
     def __init__(self) -> None:
         self.made: list[bytes] = []
 
-    def __call__(self, body: bytes) -> Plan:
+    def __call__(self, body: bytes) -> ReadyPlan:
         self.made.append(body)
-        return plan_of(check_of(limit_of(1), body.hex()))
+        return ReadyPlan(plan_of(check_of(limit_of(1), body.hex())), DecisionOptions())
 
 
 def test_plan_is_kept_at_its_second_sight() -> None:

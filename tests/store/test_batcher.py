@@ -6,11 +6,14 @@ import pytest
 from ratelimitd.decisions.plan import Plan, Reply
 from ratelimitd.errors import StoreError, StoreReplyLost, StoreUnavailable
 from ratelimitd.store.batcher import Batcher
+from ratelimitd.store.port import OnReplies
 from ratelimitd.store.scripts import Scripts
 from ratelimitd.store.single import SingleStore
+from ratelimitd.store.wire import PackedPlan
 from tests.store.conftest import MakeClient
 from tests.store.plans import make_plan, one
 from tests.support.servers import Server
+from tests.support.stores import sending
 
 
 class Gate:
@@ -42,7 +45,7 @@ async def _settle() -> None:
 async def test_batcher_sends_what_arrived_meanwhile_as_one_batch() -> None:
     # given
     gate = Gate()
-    batcher = Batcher(gate.send)
+    batcher = Batcher(sending(gate.send))
     # when
     calls = [asyncio.create_task(batcher.check(one("a"), timeout_s=5))]
     await _settle()
@@ -59,7 +62,7 @@ async def test_batcher_sends_what_arrived_meanwhile_as_one_batch() -> None:
 async def test_batcher_joins_requests_of_one_loop_turn() -> None:
     # given
     gate = Gate()
-    batcher = Batcher(gate.send)
+    batcher = Batcher(sending(gate.send))
     gate.answer()
     # when
     await asyncio.gather(*(batcher.check(one(f"b{n}"), timeout_s=5) for n in range(10)))
@@ -70,7 +73,7 @@ async def test_batcher_joins_requests_of_one_loop_turn() -> None:
 async def test_batch_holds_at_most_its_checks_and_at_least_one_plan() -> None:
     # given
     gate = Gate()
-    batcher = Batcher(gate.send, max_batch_checks=4)
+    batcher = Batcher(sending(gate.send), max_batch_checks=4)
     check = one("a").checks[0]
     large = make_plan(*[check] * 9)
     pair = make_plan(check, check)
@@ -88,7 +91,7 @@ async def test_batch_holds_at_most_its_checks_and_at_least_one_plan() -> None:
 async def test_queue_past_its_bound_refuses_at_once() -> None:
     # given
     gate = Gate()
-    batcher = Batcher(gate.send, max_queued_checks=3)
+    batcher = Batcher(sending(gate.send), max_queued_checks=3)
     calls = [asyncio.create_task(batcher.check(one("a"), timeout_s=5))]
     await _settle()
     calls += [asyncio.create_task(batcher.check(one("a"), timeout_s=5)) for _ in range(3)]
@@ -106,7 +109,7 @@ async def test_queue_past_its_bound_refuses_at_once() -> None:
 async def test_request_whose_deadline_passes_in_the_queue_is_never_sent() -> None:
     # given
     gate = Gate()
-    batcher = Batcher(gate.send)
+    batcher = Batcher(sending(gate.send))
     first = asyncio.create_task(batcher.check(one("a"), timeout_s=5))
     await _settle()
     # when
@@ -122,7 +125,7 @@ async def test_request_whose_deadline_passes_in_the_queue_is_never_sent() -> Non
 async def test_request_whose_deadline_passes_in_flight_is_perhaps_spent() -> None:
     # given
     gate = Gate()
-    batcher = Batcher(gate.send)
+    batcher = Batcher(sending(gate.send))
     patient = asyncio.create_task(batcher.check(one("a"), timeout_s=5))
     # when
     with pytest.raises(StoreReplyLost, match="no answer in time"):
@@ -136,7 +139,7 @@ async def test_request_whose_deadline_passes_in_flight_is_perhaps_spent() -> Non
 async def test_deadline_that_has_passed_already_is_never_queued() -> None:
     # given
     gate = Gate()
-    batcher = Batcher(gate.send)
+    batcher = Batcher(sending(gate.send))
     # when / then
     with pytest.raises(StoreUnavailable, match="deadline has passed"):
         await batcher.check(one("a"), timeout_s=0)
@@ -146,7 +149,7 @@ async def test_deadline_that_has_passed_already_is_never_queued() -> None:
 async def test_cancelled_request_leaves_the_queue_and_others_go_on() -> None:
     # given
     gate = Gate()
-    batcher = Batcher(gate.send)
+    batcher = Batcher(sending(gate.send))
     first = asyncio.create_task(batcher.check(one("a"), timeout_s=5))
     await _settle()
     leaving = asyncio.create_task(batcher.check(one("b"), timeout_s=5))
@@ -165,7 +168,7 @@ async def test_cancelled_request_leaves_the_queue_and_others_go_on() -> None:
 async def test_error_of_a_batch_reaches_each_request_and_the_next_batch_goes_on() -> None:
     # given
     gate = Gate()
-    batcher = Batcher(gate.send)
+    batcher = Batcher(sending(gate.send))
     calls = [asyncio.create_task(batcher.check(one("a"), timeout_s=5)) for _ in range(3)]
     await _settle()
     # when
@@ -181,10 +184,10 @@ async def test_error_of_a_batch_reaches_each_request_and_the_next_batch_goes_on(
 
 async def test_defect_in_the_sender_is_perhaps_spent_and_does_not_end_the_queue() -> None:
     # given
-    async def broken(plans: Sequence[Plan]) -> Sequence[Reply | StoreError]:
+    def broken(plans: Sequence[PackedPlan], done: OnReplies) -> None:
         if len(plans) == 1:
             raise KeyError("defect")
-        return [Reply(0, False, ()) for _ in plans]
+        done([Reply(0, False, ()) for _ in plans])
 
     batcher = Batcher(broken)
     # when
@@ -200,7 +203,7 @@ async def test_answers_that_are_too_few_leave_nobody_waiting() -> None:
     async def short(plans: Sequence[Plan]) -> Sequence[Reply | StoreError]:
         return [Reply(0, False, ())]
 
-    batcher = Batcher(short)
+    batcher = Batcher(sending(short))
     # when
     calls = (batcher.check(one("a"), timeout_s=5) for _ in range(2))
     errors = await asyncio.gather(*calls, return_exceptions=True)
@@ -211,7 +214,7 @@ async def test_answers_that_are_too_few_leave_nobody_waiting() -> None:
 async def test_earlier_deadline_behind_a_later_one_is_kept() -> None:
     # given a store that is silent
     gate = Gate()
-    batcher = Batcher(gate.send)
+    batcher = Batcher(sending(gate.send))
     patient = asyncio.create_task(batcher.check(one("a"), timeout_s=30))
     await _settle()
     # when
@@ -229,7 +232,7 @@ async def test_errors_of_single_plans_reach_only_their_requests() -> None:
     async def send(plans: Sequence[Plan]) -> Sequence[Reply | StoreError]:
         return [StoreUnavailable("node down"), *(Reply(1, False, ()) for _ in plans[1:])]
 
-    batcher = Batcher(send)
+    batcher = Batcher(sending(send))
     # when
     first, second = await asyncio.gather(
         batcher.check(one("a"), timeout_s=5),
@@ -244,7 +247,7 @@ async def test_errors_of_single_plans_reach_only_their_requests() -> None:
 async def test_closed_batcher_refuses_what_waits_and_finishes_what_flies() -> None:
     # given
     gate = Gate()
-    batcher = Batcher(gate.send)
+    batcher = Batcher(sending(gate.send))
     flying = asyncio.create_task(batcher.check(one("a"), timeout_s=5))
     await _settle()
     waiting = asyncio.create_task(batcher.check(one("b"), timeout_s=5))
@@ -266,10 +269,7 @@ async def test_batches_on_a_real_store_count_every_request_once(
     # given
     store = SingleStore(make_client(store_server.url), scripts)
 
-    async def send(plans: Sequence[Plan]) -> Sequence[Reply | StoreError]:
-        return await store.check_each(plans, timeout_s=5)
-
-    batcher = Batcher(send)
+    batcher = Batcher(store.send)
     await batcher.check(one("other"), timeout_s=5)
     store_server.execute("CONFIG", "RESETSTAT")
     # when

@@ -17,6 +17,7 @@ from ratelimitd.store.topology import ClusterClient
 from tests.store.conftest import MakeClient
 from tests.store.plans import keys_of_all_partitions, make_limit, make_plan, one
 from tests.support.servers import SLOTS, Cluster, Server, start_cluster
+from tests.support.stores import check, check_each
 
 T = 5.0
 
@@ -53,7 +54,7 @@ async def test_check_in_a_cluster_admits_exactly_the_limit(store: ClusterStore) 
     # given
     plans = [one(name, limit=5) for name in "abcdefgh" for _ in range(8)]
     # when
-    replies = await store.check(plans, timeout_s=T)
+    replies = await check(store, plans, timeout_s=T)
     # then
     assert [reply.is_refused for reply in replies] == [
         False,
@@ -73,11 +74,11 @@ async def test_check_calls_one_script_per_partition_and_writes_once(
     # given
     keys = list(keys_of_all_partitions().values())
     plans = [make_plan(Check(key, make_limit(), 1)) for key in keys for _ in range(3)]
-    await store.check(plans, timeout_s=T)
+    await check(store, plans, timeout_s=T)
     for node in cluster.nodes:
         node.execute("CONFIG", "RESETSTAT")
     # when
-    await store.check(plans, timeout_s=T)
+    await check(store, plans, timeout_s=T)
     # then
     calls = [
         node.client().info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]
@@ -100,7 +101,7 @@ async def test_refusal_in_one_partition_gives_back_what_others_charged(
         Check(first, admitted_only, 1),
     )
     # when
-    (reply,) = await store.check([plan], timeout_s=T)
+    (reply,) = await check(store, [plan], timeout_s=T)
     # then
     assert reply.is_refused
     assert [result.is_over for result in reply.results] == [False, True, False, False]
@@ -128,7 +129,7 @@ async def test_charges_that_are_not_given_back_are_counted_and_told(
             replace(scripts, give_back=give_back),
             on_give_back=lambda *counts: told.append(counts),
         )
-        await store.check([plan], timeout_s=T)
+        await check(store, [plan], timeout_s=T)
         await store.close()
     # then
     assert told == [(2, 0), (0, 2)]
@@ -141,7 +142,7 @@ async def test_admitted_request_is_charged_in_every_partition(store: ClusterStor
     keys = far_apart()
     plan = make_plan(*(Check(key, make_limit(10, counts_denied=False), 2) for key in keys))
     # when
-    (reply,) = await store.check([plan], timeout_s=T)
+    (reply,) = await check(store, [plan], timeout_s=T)
     # then
     assert not reply.is_refused
     assert [await count_of(store, key) for key in keys] == [2, 2, 2]
@@ -163,7 +164,7 @@ async def test_quota_limits_refuse_only_if_all_partitions_are_over(
         passing_quota=passing_quota,
     )
     # when
-    (reply,) = await store.check([plan], timeout_s=T)
+    (reply,) = await check(store, [plan], timeout_s=T)
     # then
     assert reply.is_refused == is_refused
     charged = [await count_of(store, check.key) for check in plan.checks]
@@ -175,7 +176,7 @@ async def test_shadow_limit_over_in_one_partition_refuses_nothing(store: Cluster
     first, second, _ = far_apart()
     plan = make_plan(Check(first, make_limit(0, is_shadow=True), 1), Check(second, make_limit(), 1))
     # when
-    (reply,) = await store.check([plan], timeout_s=T)
+    (reply,) = await check(store, [plan], timeout_s=T)
     # then
     assert not reply.is_refused
 
@@ -189,7 +190,7 @@ async def test_denied_request_over_partitions_is_refused_and_costs_nothing(
         *(Check(key, make_limit(counts_denied=False), 1) for key in keys), is_denied=True
     )
     # when
-    (reply,) = await store.check([plan], timeout_s=T)
+    (reply,) = await check(store, [plan], timeout_s=T)
     # then
     assert reply.is_refused
     assert [await count_of(store, key) for key in keys] == [0, 0, 0]
@@ -212,7 +213,7 @@ async def test_concurrent_requests_over_partitions_admit_exactly_the_limit(
     first, second, _ = far_apart()
     plan = make_plan(Check(first, make_limit(30), 1), Check(second, make_limit(1000), 1))
     # when
-    replies = await asyncio.gather(*(store.check([plan], timeout_s=T) for _ in range(50)))
+    replies = await asyncio.gather(*(check(store, [plan], timeout_s=T) for _ in range(50)))
     # then
     assert sum(not reply.is_refused for (reply,) in replies) == 30
 
@@ -224,13 +225,13 @@ async def test_moved_slot_is_followed_and_charged_once(
     key = far_apart()[0]
     slot = slot_of(partition_of(key))
     plan = make_plan(Check(key, make_limit(), 1))
-    await store.check([plan], timeout_s=T)
+    await check(store, [plan], timeout_s=T)
     cluster.nodes[0].execute("DEL", key)
     # when
     _give_slot(cluster, slot, 1)
     try:
-        (moved,) = await store.check([plan], timeout_s=T)
-        (again,) = await store.check([plan], timeout_s=T)
+        (moved,) = await check(store, [plan], timeout_s=T)
+        (again,) = await check(store, [plan], timeout_s=T)
     finally:
         cluster.nodes[1].execute("DEL", key)
         _give_slot(cluster, slot, 0)
@@ -245,14 +246,14 @@ async def test_slot_on_the_move_is_asked_where_it_goes(
     key = far_apart()[0]
     slot = slot_of(partition_of(key))
     plan = make_plan(Check(key, make_limit(), 1))
-    await store.check([plan], timeout_s=T)
+    await check(store, [plan], timeout_s=T)
     cluster.nodes[0].execute("DEL", key)
     old, new = _node_id(cluster.nodes[0]), _node_id(cluster.nodes[1])
     cluster.nodes[1].execute("CLUSTER", "SETSLOT", slot, "IMPORTING", old)
     cluster.nodes[0].execute("CLUSTER", "SETSLOT", slot, "MIGRATING", new)
     # when
     try:
-        (reply,) = await store.check([plan], timeout_s=T)
+        (reply,) = await check(store, [plan], timeout_s=T)
         kept = cluster.nodes[1].execute("CLUSTER", "COUNTKEYSINSLOT", slot)
     finally:
         for node in cluster.nodes[:2]:
@@ -271,7 +272,7 @@ async def test_single_server_behind_a_cluster_url_says_so(redis7: Server, script
     )
     # when
     with pytest.raises(StoreUnavailable, match="it is no Cluster; use redis://"):
-        await ClusterStore(client, scripts).check([one("a")], timeout_s=T)
+        await check(ClusterStore(client, scripts), [one("a")], timeout_s=T)
     # then
     await client.close()
 
@@ -296,10 +297,10 @@ async def test_dead_node_fails_its_own_requests_and_returns(
     keys = far_apart()
     plans = [make_plan(Check(key, make_limit(), 1)) for key in keys]
     spanning = make_plan(*(Check(key, make_limit(), 1) for key in keys))
-    await store.check(plans, timeout_s=T)
+    await check(store, plans, timeout_s=T)
     # when
     own_cluster.nodes[2].kill()
-    answers = await store.check_each([*plans, spanning], timeout_s=T)
+    answers = await check_each(store, [*plans, spanning], timeout_s=T)
     own_cluster.nodes[2].start()
     recovered = await _eventually(store, plans)
     await store.close()
@@ -329,7 +330,7 @@ async def test_look_at_a_cluster_tells_how_many_nodes_answer(
 async def _eventually(store: ClusterStore, plans: list[Plan]) -> bool:
     deadline = asyncio.get_running_loop().time() + 20
     while asyncio.get_running_loop().time() < deadline:
-        answers = await store.check_each(plans, timeout_s=T)
+        answers = await check_each(store, plans, timeout_s=T)
         if not any(isinstance(answer, StoreError) for answer in answers):
             return True
         await asyncio.sleep(0.05)

@@ -17,6 +17,7 @@ from ratelimitd.store.single import SingleStore
 from tests.store.conftest import MakeClient
 from tests.store.plans import make_key, one
 from tests.support.servers import Cluster, MakeServer, Server, free_port
+from tests.support.stores import check
 
 
 async def test_caller_in_a_hurry_leaves_and_the_replies_stay_in_order(
@@ -75,14 +76,14 @@ async def test_lost_reply_is_never_sent_again(
     server = make_server("valkey9")
     client = make_client(server.url)
     store = SingleStore(client, scripts)
-    await store.check([one("a")], timeout_s=5)
+    await check(store, [one("a")], timeout_s=5)
     # when
     with server.paused():
-        call = asyncio.create_task(store.check([one("a")], timeout_s=0.05))
+        call = asyncio.create_task(check(store, [one("a")], timeout_s=0.05))
         with pytest.raises(StoreReplyLost):
             await call
     await client.run("PING", timeout_s=5)
-    (reply,) = await store.check([one("a")], timeout_s=5)
+    (reply,) = await check(store, [one("a")], timeout_s=5)
     # then
     assert reply.results[0].used_before == 2
 
@@ -307,7 +308,7 @@ async def test_replica_behind_the_url_says_so(
     store = SingleStore(make_client(server.url), scripts)
     # when
     with pytest.raises(StoreUnavailable, match="read-only replica"):
-        await store.check([one("a")], timeout_s=5)
+        await check(store, [one("a")], timeout_s=5)
 
 
 @pytest.mark.parametrize("kind", ["valkey9", "redis7", "redis62"])
@@ -317,11 +318,11 @@ async def test_store_without_memory_spends_nothing_and_says_so(
     # given
     server = make_server(kind)
     store = SingleStore(make_client(server.url), scripts)
-    await store.check([one("a")], timeout_s=5)
+    await check(store, [one("a")], timeout_s=5)
     server.execute("CONFIG", "SET", "maxmemory", "1")
     # when
     with pytest.raises(StoreUnavailable, match="out of memory"):
-        await store.check([one("b")], timeout_s=5)
+        await check(store, [one("b")], timeout_s=5)
     # then
     kept = server.execute("EXISTS", make_key("b"))
     assert kept == 0

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from ratelimitd.decisions.plan import Plan, Reply
 from ratelimitd.errors import ConfigError, StoreError
 from ratelimitd.store.address import AddressOptions, parse_address
 from ratelimitd.store.batcher import Send
 from ratelimitd.store.hash_secret import HASH_SECRET_KEY, Commands, HashSecret
 from ratelimitd.store.open import OpenStore, StoreOptions, open_store
+from ratelimitd.store.port import OnReplies
+from ratelimitd.store.wire import PackedPlan
 from tests.store.plans import make_limit, make_plan, one
 from tests.support.servers import Cluster, MakeServer, Server
 
@@ -22,9 +23,9 @@ async def test_open_store_decides_and_counts_its_batches(
     sizes: list[int] = []
 
     def measure(send: Send) -> Send:
-        async def send_measured(plans: Sequence[Plan]) -> Sequence[Reply | StoreError]:
+        def send_measured(plans: Sequence[PackedPlan], done: OnReplies) -> None:
             sizes.append(len(plans))
-            return await send(plans)
+            send(plans, done)
 
         return send_measured
 

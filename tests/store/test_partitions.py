@@ -15,8 +15,10 @@ from ratelimitd.store.partitions import merge, split
 from ratelimitd.store.scripts import Scripts
 from ratelimitd.store.single import SingleStore
 from ratelimitd.store.topology import ClusterClient
+from ratelimitd.store.wire import pack_plan
 from tests.store.plans import make_key, make_limit, make_plan
 from tests.support.servers import Cluster, Server
+from tests.support.stores import check
 
 T = 5.0
 KEYS = [make_key(f"n{number}") for number in range(5)]
@@ -79,10 +81,10 @@ def test_cluster_decides_as_one_server_does(
 @given(plans=histories())
 def test_split_keeps_every_check_once_and_in_order(plans: list[Plan]) -> None:
     # when
-    parts = split(plans)
+    parts = split([pack_plan(plan) for plan in plans])
     # then
     for part in parts:
-        keys = [check.key for plan in part.plans for check in plan.checks]
+        keys = [check.key for packed in part.plans for check in packed.plan.checks]
         expected = [
             check.key
             for plan in plans
@@ -98,7 +100,7 @@ def test_request_with_a_silent_part_is_perhaps_spent_and_nothing_is_given_back()
     keys = {partition_of(key): key for key in KEYS}
     first, second = list(keys.values())[:2]
     limit = make_limit(0, counts_denied=False)
-    plan = make_plan(Check(first, limit, 1), Check(second, limit, 1))
+    plan = pack_plan(make_plan(Check(first, limit, 1), Check(second, limit, 1)))
     parts = split([plan])
     # when
     (lost,), nothing = merge([plan], parts, [StoreReplyLost("a"), StoreUnavailable("b")])
@@ -119,8 +121,8 @@ async def _decide(
     single, spread = SingleStore(node, scripts), ClusterStore(nodes, scripts)
     alone_replies, spread_replies = [], []
     for plan in plans:
-        alone_replies += await single.check([plan], timeout_s=T)
-        spread_replies += await spread.check([plan], timeout_s=T)
+        alone_replies += await check(single, [plan], timeout_s=T)
+        spread_replies += await check(spread, [plan], timeout_s=T)
     await spread.close()
     await nodes.close()
     await node.close()

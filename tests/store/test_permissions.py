@@ -15,6 +15,7 @@ from ratelimitd.store.topology import ClusterClient
 from tests.store.conftest import MakeClient
 from tests.store.plans import keys_of_all_partitions, make_key, make_limit, make_plan, one
 from tests.support.servers import Cluster, Server
+from tests.support.stores import check
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "store-permissions.md"
 SINGLE, CLUSTER = re.findall(r"^ACL SETUSER .*$", DOCUMENT.read_text(), re.MULTILINE)
@@ -39,7 +40,7 @@ async def test_documented_user_may_do_all_that_is_needed(
     store = SingleStore(client, scripts)
     secret = HashSecret()
     # when
-    (first,) = await store.check([one("a", limit=1)], timeout_s=5)
+    (first,) = await check(store, [one("a", limit=1)], timeout_s=5)
     (second,) = await store.peek([one("a", limit=1)], timeout_s=5)
     is_known = await secret.refresh(client, timeout_s=5)
     answer = await client.run("PING", timeout_s=5)
@@ -102,7 +103,7 @@ async def test_missing_script_permission_is_said(
     store = SingleStore(make_client(_url(store_server)), scripts)
     # when / then
     with pytest.raises(StoreUnavailable, match="may not do this"):
-        await store.check([one("a")], timeout_s=5)
+        await check(store, [one("a")], timeout_s=5)
 
 
 async def test_key_outside_the_permission_spends_nothing(
@@ -113,7 +114,7 @@ async def test_key_outside_the_permission_spends_nothing(
     store = SingleStore(make_client(_url(store_server)), scripts)
     # when / then
     with pytest.raises((StoreUnavailable, StoreReplyLost), match="may not do this"):
-        await store.check([one("a")], timeout_s=5)
+        await check(store, [one("a")], timeout_s=5)
     assert store_server.execute("EXISTS", make_key("a")) == 0
 
 
@@ -132,8 +133,8 @@ async def test_documented_cluster_user_may_do_all_that_is_needed(
     limit = make_limit(1, counts_denied=False)
     checks = [type(one("a").checks[0])(k, limit, 1) for k in keys_of_all_partitions().values()]
     # when: the second request is refused by one partition and given back by the others
-    (first,) = await store.check([make_plan(*checks[:1])], timeout_s=5)
-    (second,) = await store.check([make_plan(*checks)], timeout_s=5)
+    (first,) = await check(store, [make_plan(*checks[:1])], timeout_s=5)
+    (second,) = await check(store, [make_plan(*checks)], timeout_s=5)
     is_known = await HashSecret().refresh(client, timeout_s=5)
     await store.close()
     await client.close()

@@ -8,6 +8,7 @@ from ratelimitd.store.single import MAX_KEYS, SingleStore
 from tests.store.conftest import MakeClient
 from tests.store.plans import make_key, one
 from tests.support.servers import Server
+from tests.support.stores import check
 
 
 async def test_check_charges_until_the_limit(
@@ -16,7 +17,7 @@ async def test_check_charges_until_the_limit(
     # given
     store = SingleStore(make_client(store_server.url), scripts)
     # when
-    replies = [(await store.check([one("a", limit=2)], timeout_s=5))[0] for _ in range(3)]
+    replies = [(await check(store, [one("a", limit=2)], timeout_s=5))[0] for _ in range(3)]
     # then
     assert [reply.is_refused for reply in replies] == [False, False, True]
 
@@ -26,10 +27,10 @@ async def test_check_of_a_list_is_one_script_call(
 ) -> None:
     # given
     store = SingleStore(make_client(store_server.url), scripts)
-    await store.check([one("a")], timeout_s=5)
+    await check(store, [one("a")], timeout_s=5)
     store_server.execute("CONFIG", "RESETSTAT")
     # when
-    await store.check([one(f"k{number}") for number in range(300)], timeout_s=5)
+    await check(store, [one(f"k{number}") for number in range(300)], timeout_s=5)
     # then
     stats = store_server.client().info("commandstats")
     assert stats["cmdstat_evalsha"]["calls"] == 1
@@ -51,10 +52,10 @@ async def test_check_reloads_a_flushed_script(
 ) -> None:
     # given
     store = SingleStore(make_client(store_server.url), scripts)
-    await store.check([one("a")], timeout_s=5)
+    await check(store, [one("a")], timeout_s=5)
     store_server.execute("SCRIPT", "FLUSH")
     # when
-    (reply,) = await store.check([one("a")], timeout_s=5)
+    (reply,) = await check(store, [one("a")], timeout_s=5)
     # then
     assert reply.results[0].used_after == 2
 
@@ -66,7 +67,7 @@ async def test_check_from_many_tasks_charges_each_once(
     store = SingleStore(make_client(store_server.url), scripts)
     # when
     replies = await asyncio.gather(
-        *(store.check([one("a", limit=30)], timeout_s=5) for _ in range(50))
+        *(check(store, [one("a", limit=30)], timeout_s=5) for _ in range(50))
     )
     # then
     assert sum(not reply[0].is_refused for reply in replies) == 30
@@ -80,7 +81,7 @@ async def test_check_counts_garbage_as_absent_and_says_so(
     store = SingleStore(make_client(store_server.url), scripts, on_unreadable=told.append)
     store_server.execute("SET", make_key("a"), "garbage")
     # when
-    (reply,) = await store.check([one("a")], timeout_s=5)
+    (reply,) = await check(store, [one("a")], timeout_s=5)
     # then
     assert reply.results[0].used_after == 1
     assert told == [1]
@@ -93,6 +94,6 @@ async def test_check_refuses_a_list_that_no_script_call_could_take(
     store = SingleStore(make_client(redis7.url), scripts)
     # when
     with pytest.raises(StoreUnavailable, match="more than 1024"):
-        await store.check([one(f"k{number}") for number in range(MAX_KEYS + 1)], timeout_s=5)
+        await check(store, [one(f"k{number}") for number in range(MAX_KEYS + 1)], timeout_s=5)
     # then
-    assert await store.check([], timeout_s=5) == []
+    assert await check(store, [], timeout_s=5) == []

@@ -40,7 +40,8 @@ class ScriptedStore:
         return given
 
     def _run(self, script: Script, plans: Sequence[Plan], now_us: int | None) -> list[Reply]:
-        keys, arguments = wire.to_arguments(plans, now_us)
+        packed = [wire.pack_plan(plan) for plan in plans]
+        keys, arguments = wire.to_arguments(packed, now_us)
         with self.client.pipeline(transaction=True) as pipe:
             pipe.evalsha(script.sha, len(keys), *keys, *arguments)
             for key in keys:
@@ -51,5 +52,5 @@ class ScriptedStore:
         self.ttl_ms = {
             key: ttl for key, ttl in zip(keys, lives[::2], strict=True) if ttl not in (-1, -2)
         }
-        replies, self.unreadable = wire.from_reply(raw, plans)
+        replies, self.unreadable = wire.from_reply(raw, packed)
         return replies

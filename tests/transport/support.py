@@ -46,7 +46,7 @@ class EchoService:
         answer.statuses.add(code=code, limit_remaining=len(message.descriptors))
         return answer
 
-    def observe_call(self, method: str, code: str, _: float) -> None:
+    def observe_call(self, method: str, code: str, _: float, count: int = 1) -> None:
         """Remember what would be counted."""
         self.calls.append((method, code))
 

@@ -50,11 +50,13 @@ class H2Served:
 async def serving_h2(service: EchoService, port: GrpcPort) -> AsyncIterator[H2Served]:
     """Serve `service` on our HTTP/2 server until the block ends."""
     assert port.tls is not None
-    calls: OnCalls = Calls(service.observe_call, TIMEOUT_S)
+    calls: OnCalls = Calls(service.observe_call)
     if port.accepted_names:
         calls = PeerGuard(frozenset(port.accepted_names), calls, service.observe_call)
     context = to_context(port.tls)
-    method = from_service("ShouldRateLimit", rls_pb2.RateLimitRequest, service.should_rate_limit)
+    method = from_service(
+        "ShouldRateLimit", rls_pb2.RateLimitRequest, service.should_rate_limit, TIMEOUT_S
+    )
     server = Server({PATH.encode(): method}, calls)
     sock = socket.create_server(("127.0.0.1", 0))
     await server.listen(sock, context)

@@ -17,6 +17,7 @@ Rules:
   something arrived.
 """
 
+from collections.abc import Sequence
 from struct import Struct
 from typing import Final
 
@@ -88,9 +89,12 @@ class Connection(Dispatch):
 
     def answer(self, stream_id: int, message: bytes) -> None:
         """Answer a call with its message."""
+        self.answer_all([(stream_id, message)])
+
+    def answer_all(self, answers: Sequence[tuple[int, bytes]]) -> None:
+        """Answer calls with their messages, in order."""
         try:
-            if not self._out.answer(stream_id, message):
-                self._counters.answers_dropped += 1
+            self._counters.answers_dropped += self._out.answer_all(answers)
         except PeerError as error:
             self._end(error)
 

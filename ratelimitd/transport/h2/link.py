@@ -10,7 +10,7 @@ Rules:
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ssl import SSLObject
 from typing import Any, Protocol, cast
@@ -123,9 +123,9 @@ class Link(asyncio.Protocol):
         """The peer's certificate as the ssl module shows it, if it gave one."""
         return self._transport.get_extra_info("peercert") if self._transport is not None else None
 
-    def answer(self, stream_id: int, message: bytes) -> None:
-        """Answer a call; it is written at the end of this turn of the loop."""
-        self.connection.answer(stream_id, message)
+    def answer_all(self, answers: Sequence[tuple[int, bytes]]) -> None:
+        """Answer calls; they are written at the end of this turn of the loop."""
+        self.connection.answer_all(answers)
         if not self._is_dirty:
             self._is_dirty = True
             self._shell.touch(self)

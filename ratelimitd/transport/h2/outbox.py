@@ -9,6 +9,7 @@ Rules:
 - What waits is bounded in bytes: a peer that never opens its window must not hold memory.
 """
 
+from collections.abc import Sequence
 from struct import Struct
 from typing import Final
 
@@ -62,35 +63,44 @@ class Outbox:
         self._ready: dict[int, _Waiting] = {}
         self.waiting_bytes = 0
 
-    def answer(self, stream_id: int, message: bytes) -> bool:
-        """Send a good answer; False when nobody waits for it. Raises PeerError over the bound."""
-        delta = self.awaiting.pop(stream_id, None)
-        if delta is None:
-            return False
-        length = len(message)
-        size = length + MESSAGE_PREFIX
-        if size <= self._window and size <= self._initial + delta and size <= DEFAULT_FRAME_SIZE:
-            self._window -= size
-            self._chunks.append(
-                _OPENING.pack(
-                    _OPENING_HEAD,
-                    stream_id,
-                    RESPONSE_BLOCK,
-                    size >> 8,
-                    size & 0xFF,
-                    DATA,
-                    0,
-                    stream_id,
-                    0,
-                    length,
+    def answer_all(self, answers: Sequence[tuple[int, bytes]]) -> int:
+        """Send good answers; return for how many nobody waits. Raises PeerError over the bound."""
+        awaiting, chunks = self.awaiting, self._chunks
+        opening, closing = _OPENING.pack, _CLOSING.pack
+        dropped = 0
+        for stream_id, message in answers:
+            delta = awaiting.pop(stream_id, None)
+            if delta is None:
+                dropped += 1
+                continue
+            length = len(message)
+            size = length + MESSAGE_PREFIX
+            if (
+                size <= self._window
+                and size <= self._initial + delta
+                and size <= DEFAULT_FRAME_SIZE
+            ):
+                self._window -= size
+                chunks += (
+                    opening(
+                        _OPENING_HEAD,
+                        stream_id,
+                        RESPONSE_BLOCK,
+                        size >> 8,
+                        size & 0xFF,
+                        DATA,
+                        0,
+                        stream_id,
+                        0,
+                        length,
+                    ),
+                    message,
+                    closing(_CLOSING_HEAD, stream_id, OK_TRAILERS),
                 )
-                + message
-                + _CLOSING.pack(_CLOSING_HEAD, stream_id, OK_TRAILERS)
-            )
-            return True
-        body = _PREFIX.pack(0, length) + message
-        self.send(stream_id, delta, RESPONSE_BLOCK, body, OK_TRAILERS)
-        return True
+            else:
+                body = _PREFIX.pack(0, length) + message
+                self.send(stream_id, delta, RESPONSE_BLOCK, body, OK_TRAILERS)
+        return dropped
 
     def send_only(self, stream_id: int, block: bytes) -> None:
         """Send an answer that is one block."""

@@ -1,8 +1,8 @@
-"""Unary methods on the HTTP/2 server: each call is handed over, counted, and answered once.
+"""Unary methods on the HTTP/2 server: calls are handed over by the read, counted, answered once.
 
 Rules:
-- A method takes bytes and a context and answers when it likes, by a callback, from the loop. The
-  hot one does so itself; a plain async service gets a task for each call.
+- A method takes the calls of one read, and answers each when it likes, from the loop. The hot one
+  does so itself; a plain async service gets a task for each call.
 - Errors become statuses by transport/errors.py; one that nobody foresaw is INTERNAL with an id.
 - The answer to a call that nobody waits for any more is dropped by the connection, and counted.
 """
@@ -10,9 +10,8 @@ Rules:
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol, TypeVar
 
 from google.protobuf.message import Message
@@ -20,29 +19,21 @@ from google.protobuf.message import Message
 from ratelimitd.services.context import CallContext
 from ratelimitd.services.parse import decode
 from ratelimitd.transport.errors import new_error_id, to_answer, to_internal
+from ratelimitd.transport.h2.connection import Call
 from ratelimitd.transport.h2.headers import Head
 
 _log = logging.getLogger(__name__)
 
-Answer = Callable[[bytes | Exception], None]
-ObserveCall = Callable[[str, str, float], None]
+ObserveCall = Callable[[str, str, float, int], None]
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """What serves one path; `name` is its label in metrics."""
-
-    name: str
-    serve: Callable[[bytes, CallContext, Answer], None]
 
 
 class AnswersCalls(Protocol):
     """A connection's shell, as far as answers need it."""
 
-    def answer(self, stream_id: int, message: bytes) -> None:
-        """Answer a call."""
+    def answer_all(self, answers: Sequence[tuple[int, bytes]]) -> None:
+        """Answer calls."""
         ...
 
     def fail(self, stream_id: int, status: int, message: str) -> None:
@@ -50,62 +41,93 @@ class AnswersCalls(Protocol):
         ...
 
 
-class Calls:
-    """The `on_calls` of a server whose methods are `Method`s."""
+class Replies:
+    """Where a method answers the calls of one read, and where they are counted."""
 
-    def __init__(self, observe_call: ObserveCall, default_deadline_s: float) -> None:
-        """Count in `observe_call`; a call without a deadline gets the default one."""
-        self._observe = observe_call
-        self._default_s = default_deadline_s
+    __slots__ = ("_link", "_name", "_observe", "_start_s")
 
-    def __call__(self, link: AnswersCalls, calls: list[tuple[int, Head, bytes]]) -> None:
-        """Hand over all calls of one read."""
-        start_s = time.monotonic()
-        for stream_id, head, body in calls:
-            method = head.method
-            assert isinstance(method, Method), "only methods are mounted"
-            timeout_s = self._default_s if head.timeout_s is None else head.timeout_s
-            answer = partial(self._answer, link, stream_id, method.name, start_s)
-            method.serve(body, CallContext(timeout_s, head.trace_parent), answer)
+    def __init__(self, link: AnswersCalls, name: str, observe: ObserveCall) -> None:
+        """Answer on `link`, and count in `observe` by `name`."""
+        self._link = link
+        self._name = name
+        self._observe = observe
+        self._start_s = time.monotonic()
 
-    def _answer(
-        self,
-        link: AnswersCalls,
-        stream_id: int,
-        name: str,
-        start_s: float,
-        result: bytes | Exception,
-    ) -> None:
-        if isinstance(result, bytes):
-            link.answer(stream_id, result)
-            self._observe(name, "OK", time.monotonic() - start_s)
-            return
-        told = to_answer(result)
+    def answer_all(self, answers: Sequence[tuple[int, bytes]]) -> None:
+        """Answer calls with their encoded responses."""
+        self._link.answer_all(answers)
+        self._observe(self._name, "OK", time.monotonic() - self._start_s, len(answers))
+
+    def fail(self, stream_id: int, error: Exception) -> None:
+        """Answer a call with an error."""
+        told = to_answer(error)
         if told is None:
             error_id = new_error_id()
             told = to_internal(error_id)
-            _log.error("%s failed, error id %s", name, error_id, exc_info=result)
-        link.fail(stream_id, told.status, told.message)
-        self._observe(name, told.status.name, time.monotonic() - start_s)
+            _log.error("%s failed, error id %s", self._name, error_id, exc_info=error)
+        self._link.fail(stream_id, told.status, told.message)
+        self._observe(self._name, told.status.name, time.monotonic() - self._start_s, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What serves one path, all calls of a read at once; `name` is its label in metrics."""
+
+    name: str
+    serve: Callable[[Sequence[Call], Replies], None]
+
+
+class Calls:
+    """The `on_calls` of a server whose methods are `Method`s."""
+
+    def __init__(self, observe_call: ObserveCall) -> None:
+        """Count in `observe_call`."""
+        self._observe = observe_call
+
+    def __call__(self, link: AnswersCalls, calls: Sequence[Call]) -> None:
+        """Hand over the calls of one read, to each method its own."""
+        method = calls[0][1].method
+        for _, head, _ in calls:
+            if head.method is not method:
+                break
+        else:
+            self._serve(link, method, calls)
+            return
+        by_method: dict[int, list[Call]] = {}
+        for call in calls:
+            by_method.setdefault(id(call[1].method), []).append(call)
+        for own in by_method.values():
+            self._serve(link, own[0][1].method, own)
+
+    def _serve(self, link: AnswersCalls, method: object, calls: Sequence[Call]) -> None:
+        assert isinstance(method, Method), "only methods are mounted"
+        method.serve(calls, Replies(link, method.name, self._observe))
 
 
 def from_service(
-    name: str, request: type[Q], serve: Callable[[Q, CallContext], Awaitable[R]]
+    name: str,
+    request: type[Q],
+    serve: Callable[[Q, CallContext], Awaitable[R]],
+    default_deadline_s: float,
 ) -> Method:
     """Mount a plain async service; a task for each call, which its deadline bounds."""
     tasks: set[asyncio.Task[None]] = set()
 
-    async def run(body: bytes, context: CallContext, answer: Answer) -> None:
+    async def run(stream_id: int, head: Head, body: bytes, replies: Replies) -> None:
+        timeout_s = default_deadline_s if head.timeout_s is None else head.timeout_s
         try:
-            async with asyncio.timeout(context.timeout_s):
+            async with asyncio.timeout(timeout_s):
+                context = CallContext(timeout_s, head.trace_parent)
                 message = await serve(decode(request, body), context)
-            answer(message.SerializeToString())
+            replies.answer_all([(stream_id, message.SerializeToString())])
         except Exception as error:  # noqa: BLE001 - the edge: whatever a service raises is answered
-            answer(error)
+            replies.fail(stream_id, error)
 
-    def start(body: bytes, context: CallContext, answer: Answer) -> None:
-        task = asyncio.get_running_loop().create_task(run(body, context, answer))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+    def start(calls: Sequence[Call], replies: Replies) -> None:
+        loop = asyncio.get_running_loop()
+        for stream_id, head, body in calls:
+            task = loop.create_task(run(stream_id, head, body, replies))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
 
     return Method(name, start)

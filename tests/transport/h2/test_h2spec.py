@@ -50,7 +50,7 @@ async def test_server_passes_h2spec(h2spec: Path, tmp_path: Path) -> None:
     # given
     def on_calls(link: Link, calls: list[Call]) -> None:
         for stream_id, _, body in calls:
-            link.answer(stream_id, body)
+            link.answer_all([(stream_id, body)])
 
     server = Server({b"/echo": "echo"}, on_calls)
     listener = socket.create_server(("127.0.0.1", 0))

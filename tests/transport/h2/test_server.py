@@ -24,7 +24,7 @@ _HELLO = frames.PREFACE + frames.settings({})
 
 def _echo(link: Link, calls: list[Call]) -> None:
     for stream_id, _, body in calls:
-        link.answer(stream_id, body)
+        link.answer_all([(stream_id, body)])
 
 
 class _Pending:
@@ -42,7 +42,7 @@ class _Pending:
 
     def answer_all(self) -> None:
         for link, (stream_id, _, body) in self.calls:
-            link.answer(stream_id, body)
+            link.answer_all([(stream_id, body)])
         self.calls.clear()
 
 
@@ -369,7 +369,7 @@ async def test_peer_that_does_not_read_is_not_read_from_and_given_up(start: Star
     # Given answers that nobody reads, with windows that are open
     def verbose(link: Link, calls: list[Call]) -> None:
         for stream_id, _, _ in calls:
-            link.answer(stream_id, bytes(60_000))
+            link.answer_all([(stream_id, bytes(60_000))])
 
     server, port = await start(verbose, timeouts=Timeouts(write_s=5))
     reader, writer = await _open(port)

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import grpc
 import grpc.aio
@@ -11,8 +11,10 @@ import pytest
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd.errors import InvalidRequest, StoreUnavailable
 from ratelimitd.services.context import CallContext
+from ratelimitd.transport.h2.connection import Call
+from ratelimitd.transport.h2.headers import Head
 from ratelimitd.transport.h2.server import Server
-from ratelimitd.transport.h2.unary import Answer, Calls, Method, from_service
+from ratelimitd.transport.h2.unary import Calls, Method, Replies, from_service
 
 DEFAULT_DEADLINE_S = 7.0
 
@@ -22,27 +24,29 @@ class Port:
 
     def __init__(self) -> None:
         self.observed: list[tuple[str, str]] = []
-        self.contexts: list[CallContext] = []
+        self.heads: list[Head] = []
         self.channel: grpc.aio.Channel
 
-    def observe(self, name: str, code: str, seconds: float) -> None:
+    def observe(self, name: str, code: str, seconds: float, count: int) -> None:
         assert seconds >= 0
-        self.observed.append((name, code))
+        self.observed += [(name, code)] * count
 
-    def echo(self, body: bytes, context: CallContext, answer: Answer) -> None:
-        self.contexts.append(context)
-        answer(body)
+    def echo(self, calls: Sequence[Call], replies: Replies) -> None:
+        self.heads += [head for _, head, _ in calls]
+        replies.answer_all([(stream_id, body) for stream_id, _, body in calls])
 
-    def later(self, body: bytes, context: CallContext, answer: Answer) -> None:
-        asyncio.get_running_loop().call_soon(answer, body)
+    def later(self, calls: Sequence[Call], replies: Replies) -> None:
+        answers = [(stream_id, body) for stream_id, _, body in calls]
+        asyncio.get_running_loop().call_soon(replies.answer_all, answers)
 
-    def fail(self, body: bytes, context: CallContext, answer: Answer) -> None:
+    def fail(self, calls: Sequence[Call], replies: Replies) -> None:
         errors = {
             b"invalid": InvalidRequest("domain: is empty"),
             b"store": StoreUnavailable("store: away"),
             b"defect": KeyError("a secret detail"),
         }
-        answer(errors[body])
+        for stream_id, _, body in calls:
+            replies.fail(stream_id, errors[body])
 
     async def serve(
         self, message: rls_pb2.RateLimitRequest, context: CallContext
@@ -69,9 +73,11 @@ async def port() -> AsyncIterator[Port]:
             b"/test/echo": Method("echo", made.echo),
             b"/test/later": Method("later", made.later),
             b"/test/fail": Method("fail", made.fail),
-            b"/test/serve": from_service("serve", rls_pb2.RateLimitRequest, made.serve),
+            b"/test/serve": from_service(
+                "serve", rls_pb2.RateLimitRequest, made.serve, DEFAULT_DEADLINE_S
+            ),
         },
-        Calls(made.observe, DEFAULT_DEADLINE_S),
+        Calls(made.observe),
     )
     listener = socket.create_server(("127.0.0.1", 0))
     await server.listen(listener)
@@ -87,16 +93,16 @@ async def test_method_answers_at_once_or_later(port: Port) -> None:
     assert port.observed == [("echo", "OK"), ("later", "OK")]
 
 
-async def test_context_has_the_callers_deadline_and_trace(port: Port) -> None:
+async def test_head_has_the_callers_deadline_and_trace(port: Port) -> None:
     # when
     await port.call("/test/echo", b"", timeout_s=5, traceparent="00-1-2-01")
     await port.call("/test/echo", b"", timeout_s=None)
     # then
-    first, second = port.contexts
+    first, second = port.heads
     assert first.timeout_s is not None
     assert 0 < first.timeout_s <= 5
     assert first.trace_parent == "00-1-2-01"
-    assert second == CallContext(DEFAULT_DEADLINE_S, None)
+    assert (second.timeout_s, second.trace_parent) == (None, None)
 
 
 @pytest.mark.parametrize(

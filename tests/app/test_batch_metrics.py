@@ -3,24 +3,29 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from ratelimitd.app.batch_metrics import measured
 from ratelimitd.decisions.plan import Check, Plan, Reply
 from ratelimitd.decisions.request import Descriptor, Request
-from ratelimitd.errors import StoreError, StoreReplyLost, StoreUnavailable
-from ratelimitd.store.batcher import Batcher
+from ratelimitd.errors import StoreReplyLost, StoreUnavailable
+from ratelimitd.store.batcher import Batcher, Send
+from ratelimitd.store.port import Answer, OnReplies
+from ratelimitd.store.wire import PackedPlan, pack_plan
 from ratelimitd.telemetry.counters import Telemetry
-from ratelimitd.telemetry.measure import Send, measured
+from tests.support.stores import sending
 from tests.unit.telemetry.samples import limit
 
 REPLY = Reply(now_us=0, is_refused=False, results=())
 
 
-def plan(checks: int) -> Plan:
+def plan(checks: int) -> PackedPlan:
     request = Request("api", (Descriptor((("ip", "1"),)),))
-    return Plan(
-        request=request,
-        policy_revision="00ff",
-        descriptors=(),
-        checks=(Check(key=b"k", limit=limit("ip"), cost=1),) * checks,
+    return pack_plan(
+        Plan(
+            request=request,
+            policy_revision="00ff",
+            descriptors=(),
+            checks=(Check(key=b"k", limit=limit("ip"), cost=1),) * checks,
+        )
     )
 
 
@@ -28,26 +33,26 @@ def clock(*times_s: float) -> Iterator[float]:
     yield from times_s
 
 
-def answering(*answers: Reply | StoreError) -> Send:
-    async def send(plans: Sequence[Plan]) -> Sequence[Reply | StoreError]:
-        return answers
+def answering(*answers: Answer) -> Send:
+    def send(plans: Sequence[PackedPlan], done: OnReplies) -> None:
+        done(answers)
 
     return send
 
 
-def raising(error: Exception) -> Send:
-    async def send(plans: Sequence[Plan]) -> Sequence[Reply | StoreError]:
-        raise error
+def ask(send: Send, *plans: PackedPlan) -> Sequence[Answer]:
+    told: list[Sequence[Answer]] = []
+    send(plans, told.append)
+    (answers,) = told
+    return answers
 
-    return send
 
-
-async def test_batch_is_timed_and_sized() -> None:
+def test_batch_is_timed_and_sized() -> None:
     telemetry = Telemetry()
     times = clock(10.0, 10.004)
     send = measured(answering(REPLY, REPLY), telemetry, lambda: next(times))
 
-    answers = await send([plan(1), plan(2)])
+    answers = ask(send, plan(1), plan(2))
 
     store = telemetry.store
     assert answers == (REPLY, REPLY)
@@ -56,25 +61,23 @@ async def test_batch_is_timed_and_sized() -> None:
     assert store.errors == {}
 
 
-async def test_batch_never_sent_is_an_error_without_a_time() -> None:
+def test_batch_never_sent_is_an_error_without_a_time() -> None:
     telemetry = Telemetry()
     times = clock(10.0, 10.001)
-    send = measured(raising(StoreUnavailable("open")), telemetry, lambda: next(times))
+    send = measured(answering(StoreUnavailable("open")), telemetry, lambda: next(times))
 
-    with pytest.raises(StoreUnavailable, match="open"):
-        await send([plan(1)])
+    ask(send, plan(1))
 
     assert telemetry.store.errors == {"unavailable": 1}
     assert telemetry.store.seconds.count == 0
 
 
-async def test_lost_reply_is_an_error_with_its_time() -> None:
+def test_lost_reply_is_an_error_with_its_time() -> None:
     telemetry = Telemetry()
     times = clock(10.0, 10.25)
-    send = measured(raising(StoreReplyLost("silence")), telemetry, lambda: next(times))
+    send = measured(answering(StoreReplyLost("silence")), telemetry, lambda: next(times))
 
-    with pytest.raises(StoreReplyLost, match="silence"):
-        await send([plan(1)])
+    ask(send, plan(1))
 
     assert telemetry.store.errors == {"reply_lost": 1}
     assert telemetry.store.seconds.total == pytest.approx(0.25)
@@ -87,13 +90,13 @@ async def test_lost_reply_is_an_error_with_its_time() -> None:
         ((StoreReplyLost("node"), StoreUnavailable("node")), "reply_lost"),
     ],
 )
-async def test_batch_decided_in_part_counts_its_worst_error(
-    answers: tuple[Reply | StoreError, ...], kind: str
+def test_batch_decided_in_part_counts_its_worst_error(
+    answers: tuple[Answer, ...], kind: str
 ) -> None:
     telemetry = Telemetry()
     times = clock(10.0, 10.001)
 
-    await measured(answering(*answers), telemetry, lambda: next(times))([plan(1), plan(1)])
+    ask(measured(answering(*answers), telemetry, lambda: next(times)), plan(1), plan(1))
 
     assert telemetry.store.errors == {kind: 1}
 
@@ -103,17 +106,17 @@ async def test_answer_after_its_deadline_is_counted_as_late() -> None:
     telemetry = Telemetry()
     is_told = asyncio.Event()
 
-    async def send(plans: Sequence[Plan]) -> Sequence[Reply | StoreError]:
+    async def answer(plans: Sequence[Plan]) -> Sequence[Answer]:
         await is_told.wait()
         return [REPLY] * len(plans)
 
-    batcher = Batcher(send, on_late=telemetry.late_answer)
+    batcher = Batcher(sending(answer), on_late=telemetry.late_answer)
     with pytest.raises(StoreReplyLost):
-        await batcher.check(plan(1), timeout_s=0.001)
+        await batcher.check(plan(1).plan, timeout_s=0.001)
 
     # when the answer comes
     is_told.set()
-    await batcher.check(plan(1), timeout_s=10)
+    await batcher.check(plan(1).plan, timeout_s=10)
 
     # then it is late, and the one in time is not
     assert telemetry.store.late_answers == 1

@@ -1,0 +1,113 @@
+"""A plan with all that its answers share, made once and used while its policy is in force.
+
+Rules:
+- `admit` answers the common reply, an admitted request with nothing over, without a verdict: the
+  same bytes and the same counts as fold, encode_response and observe_verdict would make of it.
+  Whatever is not common goes there.
+- The rows of the metrics are looked up at the first answer, as a verdict would.
+"""
+
+from typing import NamedTuple
+
+from ratelimitd.decisions.fold import unchecked_status, whole_seconds
+from ratelimitd.decisions.near import near_part, near_threshold
+from ratelimitd.decisions.options import DecisionOptions
+from ratelimitd.decisions.plan import DescriptorPlan, Plan, Reply
+from ratelimitd.decisions.verdict import Code, RuleOutcome
+from ratelimitd.services.encode import OK_RESPONSE, encode_status, join_statuses, status_head
+from ratelimitd.store.wire import PackedPlan, pack_plan
+from ratelimitd.telemetry.counters import Telemetry
+from ratelimitd.telemetry.series import RuleSeries
+
+_ALLOWED = RuleOutcome.ALLOWED
+
+
+class _Line(NamedTuple):
+    """One descriptor: what its status begins with, and what its check is measured by.
+
+    `check` is None for one that the store is not asked about; `head` is then the whole status.
+    """
+
+    check: int | None
+    head: bytes
+    amount: int
+    cost: int
+    near_from: int
+    counts_denied: bool
+
+
+class ReadyPlan:
+    """A plan, the same as the store gets it, and its common answer."""
+
+    __slots__ = ("_is_common", "_lines", "_rows", "packed", "plan")
+
+    def __init__(self, plan: Plan, options: DecisionOptions) -> None:
+        """Prepare the answers to `plan`."""
+        self.plan = plan
+        self.packed: PackedPlan = pack_plan(plan)
+        self._lines = tuple([_to_line(one, options) for one in plan.descriptors])
+        self._is_common = (
+            not options.has_limit_headers
+            and not options.has_dynamic_metadata
+            and not plan.unmatched
+            and all(line.cost >= 0 for line in self._lines)
+        )
+        self._rows: tuple[RuleSeries, ...] | None = None
+
+    def admit(self, reply: Reply, telemetry: Telemetry) -> bytes | None:
+        """Return the encoded answer to an admitted request, and count it; None if not common."""
+        if reply.is_refused or not self._is_common:
+            return None
+        results = reply.results
+        for result in results:
+            if result[0]:
+                return None
+        rows = self._rows or self._find_rows(telemetry)
+        statuses: list[bytes] = []
+        for check, head, amount, cost, near_from, counts_denied in self._lines:
+            if check is None:
+                statuses.append(head)
+                continue
+            _, before, after, final, reset_us, _ = results[check]
+            used = after if counts_denied else final
+            statuses.append(encode_status(head, max(0, amount - used), whole_seconds(reset_us)))
+            row = rows[check]
+            row.outcomes[_ALLOWED] += 1
+            row.hits += cost
+            row.within_hits += cost
+            if after > near_from:
+                near = near_part(before, after, cost, near_from)
+                if near:
+                    row.near += 1
+                    row.near_hits += near
+        return OK_RESPONSE + join_statuses(statuses)
+
+    def _find_rows(self, telemetry: Telemetry) -> tuple[RuleSeries, ...]:
+        """Return the row of each check, in order; kept unless the table had no room for one."""
+        overflowed = telemetry.rules.overflowed
+        rows = tuple(
+            telemetry.rules.row(one.limit.domain, one.metric_key, one.limit.rule)
+            for one in self.plan.descriptors
+            if one.check is not None and one.limit is not None
+        )
+        if telemetry.rules.overflowed == overflowed:
+            self._rows = rows
+        return rows
+
+
+def _to_line(one: DescriptorPlan, options: DecisionOptions) -> _Line:
+    if one.check is None or one.limit is None:
+        status = unchecked_status(one)
+        encoded = encode_status(
+            status_head(status.code, status.limit), status.remaining, status.reset_s
+        )
+        return _Line(None, encoded, 0, 0, 0, False)
+    limit = one.limit
+    return _Line(
+        one.check,
+        status_head(Code.OK, limit),
+        limit.requests_per_unit,
+        one.cost,
+        near_threshold(limit.requests_per_unit, options.near_limit_ratio),
+        limit.counts_denied,
+    )
