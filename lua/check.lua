@@ -14,7 +14,7 @@ local requests = batch.parse(ARGV, #KEYS)
 local counters = batch.counters(KEYS, redis.call("MGET", unpack(KEYS)), now_us)
 
 -- 2. Decide in the order given, on the table alone: an error up to here spends nothing.
-local reply = {}
+local reply = batch.reply()
 local first = 1
 for _, request in ipairs(requests) do
   batch.decide(request, counters, first, reply)

@@ -12,7 +12,7 @@ local now_us = clock.now_us(ARGV[1], time)
 local requests = batch.parse(ARGV, #KEYS)
 local counters = batch.counters(KEYS, redis.call("MGET", unpack(KEYS)), now_us)
 
-local reply = {}
+local reply = batch.reply()
 local first = 1
 for _, request in ipairs(requests) do
   batch.forget(counters)

@@ -20,6 +20,7 @@ CHECK_TESTS = ("tests/property/test_check.py", "-k", "valkey9")
 WINDOW = "lua/lib/fixed_window.lua"
 BATCH = "lua/lib/batch.lua"
 DECISION_TESTS = ("tests/unit/decisions",)
+READY_TESTS = ("tests/property/test_ready_plans.py",)
 DENY_CACHE = "ratelimitd/decisions/deny_cache.py"
 
 
@@ -39,50 +40,49 @@ MUTANTS = (
     Mutant("refuses at the limit", WINDOW, "used_after > limit", "used_after >= limit"),
     Mutant("refuses a refund", WINDOW, "cost >= 0 and used_after", "used_after"),
     Mutant("a question is never over", WINDOW, "cost >= 0 and", "cost > 0 and"),
-    Mutant("a refund goes below zero", WINDOW, "math.max(0, ", "math.max(-9, "),
-    Mutant(
-        "the count does not saturate", WINDOW, "math.min(used + cost, MAX_COUNT)", "used + cost"
-    ),
+    Mutant("a refund goes below zero", WINDOW, "sum > 0 and sum or 0", "sum"),
+    Mutant("the count does not saturate", WINDOW, "return MAX_COUNT", "return sum"),
     Mutant(
         "a past window goes on",
         WINDOW,
-        "start_us < now_us - now_us % window_us",
-        "start_us < now_us - now_us % window_us - window_us",
+        "start_us < window.start_us then",
+        "start_us < window.start_us + window.reset_us - 2 * (window.at_us or 60000000) then",
     ),
     Mutant(
         "a window ends one step late",
         WINDOW,
-        "start_us < now_us - now_us % window_us",
-        "start_us + window_us < now_us",
+        "start_us < window.start_us then",
+        "start_us < window.start_us - 1000000 then",
     ),
     Mutant(
         "a future window is not pulled to now",
         WINDOW,
-        "if start_us < now_us - now_us % window_us then",
-        "if start_us ~= now_us - now_us % window_us then",
+        "start_us < window.start_us then",
+        "start_us ~= window.start_us then",
     ),
     Mutant(
         "reset is rounded to whole seconds",
         WINDOW,
-        "return window_us - now_us % window_us",
-        "return math.floor((window_us - now_us % window_us) / 1000000) * 1000000",
+        "reset_us = reset_us,",
+        "reset_us = math.floor(reset_us / 1000000) * 1000000,",
     ),
     Mutant(
         "a wait is told for what never fits", WINDOW, "if cost > limit then", "if cost < 0 then"
     ),
-    Mutant("state loses its window", WINDOW, "now_us - now_us % window_us, used)", "0, used)"),
+    Mutant("state loses its window", WINDOW, "return window.prefix ..", 'return "0:" ..'),
+    Mutant("garbage behind the right window counts", WINDOW, '"^%d+$", window', '"^%d*", window'),
     Mutant(
         "a refusal charges",
         BATCH,
         "if is_refused and check.counts_denied then",
         "if is_refused then",
     ),
-    Mutant("the rollback is forgotten", BATCH, "    roll_back(request, counters)\n", ""),
+    Mutant("the rollback is forgotten", BATCH, "    roll_back(checks)\n", ""),
     Mutant(
         "the rollback stops at the last check",
         BATCH,
-        "for i = #request.checks, 1, -1 do",
-        "for i = 1, #request.checks do",
+        "for i = #checks, 1, -1 do",
+        "for i = 1, #checks do",
     ),
     Mutant(
         "denied hits are never counted",
@@ -106,8 +106,8 @@ MUTANTS = (
     Mutant(
         "a shadow limit refuses",
         "lua/lib/refusal.lua",
-        "check.is_over and not check.is_shadow",
-        "check.is_over",
+        "overs[i] and not check.is_shadow",
+        "overs[i]",
     ),
     Mutant(
         "one quota limit over refuses",
@@ -117,16 +117,16 @@ MUTANTS = (
     ),
     Mutant(
         "time to live in seconds",
-        "lua/check.lua",
-        "counter.window_us, now_us) / 1000)",
-        "counter.window_us, now_us) / 1000000)",
+        WINDOW,
+        "math.ceil(reset_us / 1000)",
+        "math.ceil(reset_us / 1000000)",
     ),
-    Mutant("no time to live", "lua/check.lua", ', "PX", string.format("%.0f", ttl_ms)', ""),
+    Mutant("no time to live", "lua/check.lua", ', "PX", counter.window.ttl_ms', ""),
     Mutant(
         "a peek sees the peeks before it",
         "lua/peek.lua",
-        "local counters = batch.load({request}, states, now_us)",
-        "counters = counters or batch.load(requests, states, now_us)",
+        "  batch.forget(counters)\n",
+        "",
     ),
     Mutant(
         "the counter is written for each check",
@@ -137,8 +137,8 @@ MUTANTS = (
     Mutant(
         "seconds are rounded down",
         "ratelimitd/decisions/fold.py",
-        "-(-result.reset_us // US_PER_S)",
-        "result.reset_us // US_PER_S",
+        "-(-time_us // US_PER_S)",
+        "time_us // US_PER_S",
         DECISION_TESTS,
     ),
     Mutant(
@@ -171,7 +171,7 @@ MUTANTS = (
     ),
     Mutant(
         "a shared pattern is a value",
-        "ratelimitd/decisions/planning.py",
+        "ratelimitd/decisions/recipe.py",
         "PartKind.PATTERN, part.counter_value",
         "PartKind.VALUE, part.value",
         DECISION_TESTS,
@@ -179,8 +179,8 @@ MUTANTS = (
     Mutant(
         "separators are not escaped",
         "ratelimitd/decisions/keys.py",
-        "if _PLAIN.fullmatch(text):",
-        "if text:",
+        "(text.isascii() and text.isalnum()) or _PLAIN.fullmatch(text)",
+        "text",
         DECISION_TESTS,
     ),
     Mutant(
@@ -189,6 +189,55 @@ MUTANTS = (
         "into[name] = _copy(value)",
         "into[name] = value",
         DECISION_TESTS,
+    ),
+    Mutant(
+        "a shared name is one text whatever the value",
+        "ratelimitd/decisions/recipe.py",
+        "part.node.is_shared and part.matched_by is not MatchedBy.DEFAULT",
+        "part.node.is_shared",
+        READY_TESTS,
+    ),
+    Mutant(
+        "the short way forgets secrets",
+        "ratelimitd/decisions/recipe.py",
+        "elif kind == PartKind.SECRET:",
+        "elif False:",
+        READY_TESTS,
+    ),
+    Mutant(
+        "the short way forgets a descriptor's own cost",
+        "ratelimitd/services/planner.py",
+        '                or descriptor.HasField("hits_addend")\n',
+        "",
+        READY_TESTS,
+    ),
+    Mutant(
+        "the short way forgets how a rule was reached",
+        "ratelimitd/services/planner.py",
+        "path += (key, id(node), how)",
+        "path += (key, id(node))",
+        READY_TESTS,
+    ),
+    Mutant(
+        "the short way shows no values in metrics",
+        "ratelimitd/services/planner.py",
+        " or steps[-1][0].needs_metric_walk",
+        "",
+        READY_TESTS,
+    ),
+    Mutant(
+        "the common answer hides what shadow limits say",
+        "ratelimitd/services/ready_plan.py",
+        "            if result[0]:\n                return None\n",
+        "            pass\n",
+        READY_TESTS,
+    ),
+    Mutant(
+        "the common answer counts nothing near",
+        "ratelimitd/services/ready_plan.py",
+        "if after > near_from:",
+        "if False:",
+        READY_TESTS,
     ),
     Mutant(
         "an addend of zero spends",

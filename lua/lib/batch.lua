@@ -11,13 +11,12 @@
     each shape, an argument of its own:
       H check count, H passing_quota, B is_denied (1: refused whatever its limits say), then for each check:
         i8 window_us, i8 limit, i8 cost (below 0: refund), B flags (1 shadow, 2 quota, 4 counts_denied)
-  Replies, three values:
-    now_us, unreadable counters, and packed for each check:
-      B outcome (1 its request is refused, 2 this limit is over), i8 used_before, used_after, used_final,
-      reset_us, retry_after_us ]]
+  Replies, four values:
+    now_us, unreadable counters,
+    for each request: B is_refused
+    for each check: B is_over, i8 used_before, used_after, used_final, reset_us, retry_after_us ]]
 local batch = {}
 
-local REFUSED, OVER = 1, 2
 local CHECK_AT, CHECK_LENGTH = 6, 25
 
 local pack_bytes, unpack_bytes = struct.pack, struct.unpack
@@ -140,17 +139,23 @@ local function settle(checks, is_refused)
   end
 end
 
+function batch.reply()
+  return {requests = {}, checks = {}}
+end
+
 -- Decides a request whose first key is number `first`, and charges it; appends its part of the reply.
 function batch.decide(request, counters, first, reply)
   local checks = request.checks
   charge_all(checks, counters, first)
   local is_refused = request.is_denied or refusal.is_refused(checks, over, request.passing_quota)
   settle(checks, is_refused)
+  local told = reply.checks
+  reply.requests[#reply.requests + 1] = is_refused and "\1" or "\0"
   for i = 1, #checks do
     local check, counter = checks[i], own[i]
-    reply[#reply + 1] = pack_bytes(
+    told[#told + 1] = pack_bytes(
       ">Bi8i8i8i8i8",
-      (is_refused and REFUSED or 0) + (over[i] and OVER or 0),
+      over[i] and 1 or 0,
       before[i],
       after[i],
       counter.used,
@@ -166,5 +171,5 @@ function batch.answer(counters, reply)
   for _ in pairs(counters.unreadable) do
     unreadable = unreadable + 1
   end
-  return {counters.now_us, unreadable, table.concat(reply)}
+  return {counters.now_us, unreadable, table.concat(reply.requests), table.concat(reply.checks)}
 end

@@ -10,6 +10,7 @@ Rules:
 - Bounded: the oldest entry leaves first.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ratelimitd.decisions.plan import Check, CheckResult, Plan, Reply
@@ -62,6 +63,11 @@ class DenyCache:
                 policy_revision=plan.policy_revision,
                 result=result,
             )
+
+    def may_refuse(self, keys: Collection[bytes]) -> bool:
+        """Tell whether `answer` is worth asking for a plan with these counters."""
+        entries = self._entries
+        return bool(entries) and not entries.keys().isdisjoint(keys)
 
     def answer(self, plan: Plan, now_us: int) -> Reply | None:
         """Return the refusal of the whole plan, or None if the store must be asked."""

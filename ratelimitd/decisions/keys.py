@@ -35,7 +35,7 @@ _TAG_LETTERS = (
     "126s09014h2330380h0d0y0q3a2s2j2b136r08004i2231390i0a0x0p2z2r2k2c"
 )
 PARTITION_TAGS = tuple(_TAG_LETTERS[at : at + 2] for at in range(0, len(_TAG_LETTERS), 2))
-_TAGS = tuple(tag.encode() for tag in PARTITION_TAGS)
+_OPENINGS = tuple(b"%b{%b}" % (KEY_PREFIX, tag.encode()) for tag in PARTITION_TAGS)
 SLOTS = 16_384
 
 # Longer bodies are hashed: a caller chooses values, and must not choose the store's memory.
@@ -62,21 +62,73 @@ class KeyPart(NamedTuple):
     text: str
 
 
+class KeyForm:
+    """What the keys of one limit have in common: all but the texts of their parts."""
+
+    __slots__ = ("_fixed_length", "_head", "_kinds", "_names", "_pieces")
+
+    def __init__(
+        self,
+        *,
+        prefix: str,
+        domain: str,
+        algorithm: Algorithm,
+        window_us: int,
+        names: Sequence[str],
+        kinds: Sequence[str],
+    ) -> None:
+        """Make keys of parts with these `names` and `kinds`."""
+        self._head = _head(prefix, domain, algorithm, window_us)
+        self._names = tuple(names)
+        self._kinds = tuple(kinds)
+        # What stands before each text.
+        self._pieces = [f"|{_escape(name)}{kind}" for name, kind in zip(names, kinds, strict=True)]
+        if self._pieces:
+            self._pieces[0] = self._head + self._pieces[0]
+        # Escaping makes nothing shorter, and takes its time for long texts.
+        self._fixed_length = len(self._head) + sum(map(len, (*self._names, *self._kinds)))
+
+    def fill(self, texts: Sequence[str]) -> bytes:
+        """Return the key whose parts have these texts."""
+        if not self._pieces:
+            return _tagged(self._head.encode())
+        if len(texts) == 1:
+            (text,) = texts
+            if len(text) + self._fixed_length <= MAX_BODY_BYTES:
+                body = (self._pieces[0] + _escape(text)).encode()
+                if len(body) <= MAX_BODY_BYTES:
+                    return _tagged(body)
+        elif sum(map(len, texts)) + self._fixed_length <= MAX_BODY_BYTES:
+            parts = [piece + _escape(text) for piece, text in zip(self._pieces, texts, strict=True)]
+            body = "".join(parts).encode()
+            if len(body) <= MAX_BODY_BYTES:
+                return _tagged(body)
+        return _tagged(f"{_HASH_LETTER}:{self._digest(texts)}".encode())
+
+    def _digest(self, texts: Sequence[str]) -> str:
+        """Return the BLAKE2b-128 of a body; each text stands behind its length."""
+        whole = [b"%d:" % len(self._head), self._head.encode()]
+        for part in zip(self._names, self._kinds, texts, strict=True):
+            for text in part:
+                encoded = text.encode("utf-8", "surrogatepass")
+                whole += (b"%d:" % len(encoded), encoded)
+        return hashlib.blake2b(b"".join(whole), digest_size=16).hexdigest()
+
+
 def counter_key(
     *, prefix: str, domain: str, algorithm: Algorithm, window_us: int, parts: Iterable[KeyPart]
 ) -> bytes:
     """Return the key of the counter that these parts name."""
-    head = _head(prefix, domain, algorithm, window_us)
-    body = None
-    texts: list[str] = []
-    for part in parts:
-        texts += part
-    if len(head) + sum(map(len, texts)) <= MAX_BODY_BYTES:
-        # Escaping makes nothing shorter, and takes its time for long values.
-        body = (head + _readable(texts)).encode()
-    if body is None or len(body) > MAX_BODY_BYTES:
-        body = f"{_HASH_LETTER}:{_digest(head, texts)}".encode()
-    return b"%b{%b}%b" % (KEY_PREFIX, _TAGS[crc32(body) % len(_TAGS)], body)
+    parts = tuple(parts)
+    form = KeyForm(
+        prefix=prefix,
+        domain=domain,
+        algorithm=algorithm,
+        window_us=window_us,
+        names=[part.key for part in parts],
+        kinds=[part.kind for part in parts],
+    )
+    return form.fill([part.text for part in parts])
 
 
 def partition_of(key: bytes) -> bytes:
@@ -102,28 +154,15 @@ def _head(prefix: str, domain: str, algorithm: Algorithm, window_us: int) -> str
     return f"{_ALGORITHM_LETTER[algorithm]}{window_us // 1_000_000}:{scope}"
 
 
-def _readable(texts: Sequence[str]) -> str:
-    """Return the entries as people can read them; `texts` are key, kind, text of each."""
-    names, kinds, values = texts[::3], texts[1::3], texts[2::3]
-    if not _PLAIN.fullmatch("".join((*names, *values))):
-        names, values = [_escape(name) for name in names], [_escape(value) for value in values]
-    return "".join(
-        [f"|{name}{kind}{value}" for name, kind, value in zip(names, kinds, values, strict=True)]
-    )
-
-
-def _digest(head: str, texts: Sequence[str]) -> str:
-    """Return the BLAKE2b-128 of a body; each text stands behind its length."""
-    whole = [b"%d:" % len(head), head.encode()]
-    for text in texts:
-        encoded = text.encode("utf-8", "surrogatepass")
-        whole += (b"%d:" % len(encoded), encoded)
-    return hashlib.blake2b(b"".join(whole), digest_size=16).hexdigest()
+def _tagged(body: bytes) -> bytes:
+    """Return a body behind the version and the partition that it falls into."""
+    return _OPENINGS[crc32(body) % len(_OPENINGS)] + body
 
 
 def _escape(text: str) -> str:
     """Percent-encode whatever is not plain, separators and `%` included."""
-    if _PLAIN.fullmatch(text):
+    # Most values are letters and digits, and the second look costs more.
+    if (text.isascii() and text.isalnum()) or _PLAIN.fullmatch(text):
         return text
     return "".join(
         char if _PLAIN.fullmatch(char) else "".join(f"%{byte:02x}" for byte in char.encode())

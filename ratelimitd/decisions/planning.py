@@ -13,8 +13,9 @@ from typing import NamedTuple
 from ratelimitd.decisions.keys import KeyPart, PartKind, counter_key, fingerprint
 from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.plan import Check, DescriptorPlan, Outcome, Plan
+from ratelimitd.decisions.recipe import to_key_part
 from ratelimitd.decisions.request import Descriptor, Override, Request
-from ratelimitd.policy.match import Match, Part, match
+from ratelimitd.policy.match import Match, match
 from ratelimitd.policy.model import (
     DEFAULT_SECRET_KEYS,
     WINDOW_US,
@@ -143,7 +144,7 @@ def _find(
     return _Found(
         limit=limit,
         metric_key=matched.metric_key,
-        parts=tuple([_key_part(part, hash_secret) for part in matched.parts]) if limit else (),
+        parts=tuple([to_key_part(part, hash_secret) for part in matched.parts]) if limit else (),
         entries=_shown_match(domain, descriptor.entries, matched, hash_secret),
         is_whitelisted=matched.is_whitelisted,
     )
@@ -195,14 +196,6 @@ def _own_limit(
         on_store_failure=domain.on_store_failure,
     )
     return _Found(limit, metric_key, parts, entries, is_whitelisted=False)
-
-
-def _key_part(part: Part, hash_secret: bytes) -> KeyPart:
-    if part.node.is_shared:
-        return KeyPart(part.key, PartKind.PATTERN, part.counter_value)
-    if part.is_secret:
-        return KeyPart(part.key, PartKind.SECRET, fingerprint(hash_secret, part.value))
-    return KeyPart(part.key, PartKind.VALUE, part.value)
 
 
 def _shown(

@@ -11,7 +11,7 @@ Rules:
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ratelimitd.policy.model import Domain, Limit, Node
 
@@ -54,41 +54,62 @@ class Match(NamedTuple):
         return node is not None and node.limit is None and not node.exact
 
 
-# Made once: reading an enum member costs a look-up on every level of every request.
-_EXACT, _WILDCARD, _DEFAULT = MatchedBy.EXACT, MatchedBy.WILDCARD, MatchedBy.DEFAULT
+# The node of an entry, and how it was reached: an index into HOW.
+Step = tuple[Node, int]
+
+HOW: Final = (MatchedBy.EXACT, MatchedBy.WILDCARD, MatchedBy.DEFAULT)
+# Plain numbers: reading an enum member costs a look-up on every level of every request.
+_EXACT, _WILDCARD, _DEFAULT = range(3)
 
 
 def match(domain: Domain, entries: Sequence[tuple[str, str]]) -> Match:
     """Return the node and limit of a descriptor's `entries` in `domain`."""
+    steps = walk(domain, entries)
+    parts = tuple(
+        [
+            to_part(domain, key, value, step)
+            for (key, value), step in zip(entries, steps, strict=False)
+        ]
+    )
+    if not parts or len(parts) < len(entries):
+        return Match(None, None, parts, "")
+    node = parts[-1].node
+    metric_key = node.metric_key
+    has_masked = any(part.is_secret and not part.node.is_sensitive for part in parts)
+    if node.needs_metric_walk or has_masked:
+        metric_key = _walk_metric_key(node, parts)
+    return Match(node, node.limit, parts, metric_key)
+
+
+def walk(domain: Domain, entries: Sequence[tuple[str, str]]) -> list[Step]:
+    """Return the step of each entry, up to the first that matches nothing."""
     node = domain.root
-    secret_keys = domain.secret_keys
-    parts: list[Part] = []
-    has_masked = False
+    steps: list[Step] = []
     for key, value in entries:
         joined = f"{key}_{value}"
         child = node.exact.get(joined)
-        matched_by = _EXACT
+        how = _EXACT
         if child is None:
             if node.wildcards:
                 child = _first_wildcard(node, joined)
-                matched_by = _WILDCARD
+                how = _WILDCARD
             if child is None:
                 child = node.exact.get(key)
-                matched_by = _DEFAULT
+                how = _DEFAULT
                 if child is None:
-                    return Match(None, None, tuple(parts), "")
-        is_secret = child.is_sensitive or key in secret_keys
-        has_masked = has_masked or (is_secret and not child.is_sensitive)
-        is_shared = child.is_shared and matched_by is _WILDCARD
-        counter_value = child.name.removeprefix(f"{key}_") if is_shared else value
-        parts.append(Part(key, value, child, matched_by, counter_value, is_secret))
+                    break
+        steps.append((child, how))
         node = child
-    if not parts:
-        return Match(None, None, (), "")
-    metric_key = node.metric_key
-    if node.needs_metric_walk or has_masked:
-        metric_key = _walk_metric_key(node, parts)
-    return Match(node, node.limit, tuple(parts), metric_key)
+    return steps
+
+
+def to_part(domain: Domain, key: str, value: str, step: Step) -> Part:
+    """Return an entry as its step matched it."""
+    node, how = step
+    is_secret = node.is_sensitive or key in domain.secret_keys
+    is_shared = node.is_shared and how == _WILDCARD
+    counter_value = node.name.removeprefix(f"{key}_") if is_shared else value
+    return Part(key, value, node, HOW[how], counter_value, is_secret)
 
 
 def matches_pattern(pieces: tuple[str, ...], name: str) -> bool:
@@ -123,9 +144,9 @@ def _metric_level(part: Part, *, is_detailed: bool) -> str:
     node = part.node
     if part.is_secret:
         # A node that is not sensitive itself may spell the value in its joined name.
-        has_value = part.matched_by is _EXACT and not node.is_sensitive
+        has_value = part.matched_by is MatchedBy.EXACT and not node.is_sensitive
         return part.key if has_value else node.label
-    is_shared = node.is_shared and part.matched_by is _WILDCARD
+    is_shared = node.is_shared and part.matched_by is MatchedBy.WILDCARD
     if is_shared or not (is_detailed or node.has_value_metric):
         return node.label
     return f"{part.key}_{part.value}" if part.value else part.key

@@ -32,6 +32,8 @@ _SECOND_TEXT = b"\x12"
 _THIRD_TEXT = b"\x1a"
 
 _ONE_BYTE = tuple(bytes((number,)) for number in range(128))
+# Two groups of seven bits that more follow, by their 14 bits: an amount has up to five groups.
+_TWO_GROUPS = tuple(bytes((number & 0x7F | 0x80, number >> 7 | 0x80)) for number in range(1 << 14))
 _CODES = {code: _STATUS_CODE + _ONE_BYTE[code] for code in Code}
 _OVERALL = {code: _OVERALL_CODE + _ONE_BYTE[code] for code in Code}
 OK_RESPONSE = _OVERALL[Code.OK]
@@ -113,9 +115,4 @@ def _varint(number: int) -> bytes:
         return _ONE_BYTE[number]
     if number < 0x4000:  # noqa: PLR2004 - two groups
         return bytes((number & 0x7F | 0x80, number >> 7))
-    groups = bytearray()
-    while number >= 0x80:  # noqa: PLR2004 - more groups follow
-        groups.append(number & 0x7F | 0x80)
-        number >>= 7
-    groups.append(number)
-    return bytes(groups)
+    return _TWO_GROUPS[number & 0x3FFF] + _varint(number >> 14)

@@ -10,12 +10,11 @@ Rules:
 from collections.abc import Sequence
 from typing import Protocol
 
-from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd.errors import StoreUnavailable
 from ratelimitd.services.context import CallContext
 from ratelimitd.services.encode import encode_response
-from ratelimitd.services.parse import parse_request
 from ratelimitd.services.plan_cache import PlanCache
+from ratelimitd.services.planner import Planner
 from ratelimitd.services.ratelimit import (
     ANSWER_MARGIN_S,
     NOT_REACHED,
@@ -63,9 +62,10 @@ class HotPath:
         """Decide with `service`; a call without a deadline gets the default one."""
         self._service = service
         self._default_s = default_deadline_s
-        self._plans = PlanCache(self._make_plan)
-        self._revision = ""
-        self._secret = b""
+        self._planner: Planner | None = None
+        self._plans = PlanCache(_nothing)
+        # One object, by which the batcher sees that a whole batch is ours.
+        self._take = self.take
 
     @property
     def plans(self) -> PlanCache:
@@ -81,19 +81,19 @@ class HotPath:
         default_s = now_s + self._default_s - ANSWER_MARGIN_S
         done: list[tuple[int, bytes]] = []
         try:
-            self._follow_policy()
+            get_plan = self._follow_policy().get
         except Exception as error:  # noqa: BLE001 - told to the callers, whatever it is
             for number, _, _ in calls:
                 replies.fail(number, error)
             return
-        get_plan, submit, take = self._plans.get, store.submit, self.take
+        submit, take = store.submit, self._take
         is_known = store.hash_secret is not None
-        has_denials = len(service.deny_cache) > 0
+        may_refuse = service.deny_cache.may_refuse
         for number, head, body in calls:
             try:
                 ready = get_plan(body)
                 ticket = (ready, replies, number, head, now_us)
-                if has_denials or not ready.packed.keys:
+                if not ready.keys or may_refuse(ready.keys):
                     context = to_context(head, self._default_s)
                     verdict = service.answer_at_once(ready.plan, now_us, context)
                     if verdict is not None:
@@ -107,7 +107,7 @@ class HotPath:
                 continue
             timeout_s = head.timeout_s
             deadline_s = default_s if timeout_s is None else now_s + timeout_s - ANSWER_MARGIN_S
-            submit(ready.packed, deadline_s, take, ticket)
+            submit(ready, deadline_s, take, ticket)
         if done:
             replies.answer_all(done)
 
@@ -124,7 +124,11 @@ class HotPath:
                     replies.answer_all(done)
                 replies, done = own_replies, []
             try:
-                encoded = None if isinstance(answer, Exception) else ready.admit(answer, telemetry)
+                encoded = (
+                    None
+                    if isinstance(answer, Exception)
+                    else ready.outline.admit(answer, telemetry)
+                )
                 done.append((number, encoded or self._fold(ticket, answer)))
             except Exception as error:  # noqa: BLE001 - told to the caller, whatever it is
                 own_replies.fail(number, error)
@@ -137,22 +141,24 @@ class HotPath:
         context = to_context(head, self._default_s)
         return encode_response(self._service.answer_reply(ready.plan, answer, sent_us, context))
 
-    def _follow_policy(self) -> None:
-        """Forget the plans of a policy or a secret that is not in force any more."""
-        service = self._service
-        revision, secret = service.holder.current().revision, service.hash_secret
-        if revision != self._revision or secret is not self._secret:
-            self._plans.clear()
-            self._revision, self._secret = revision, secret
-
-    def _make_plan(self, body: bytes) -> ReadyPlan:
-        service = self._service
-        return ReadyPlan(
-            service.plan(parse_request(rls_pb2.RateLimitRequest, body)), service.options
-        )
+    def _follow_policy(self) -> PlanCache:
+        """Return the plans of the policy and the secret in force."""
+        service, planner, plans = self._service, self._planner, self._plans
+        policy, secret = service.holder.current(), service.hash_secret
+        if planner is None or planner.policy is not policy or planner.hash_secret is not secret:
+            planner = self._planner = Planner(policy, service.options, secret, service.bounds)
+            plans = self._plans = PlanCache(planner.plan)
+        elif planner.completed:
+            plans.note_completed(planner.completed)
+            planner.completed = 0
+        return plans
 
 
 _Ticket = tuple[ReadyPlan, Replies, int, Head, int]
+
+
+def _nothing(_: bytes) -> ReadyPlan:
+    raise AssertionError("there is no policy yet")
 
 
 def to_context(head: Head, default_s: float) -> CallContext:

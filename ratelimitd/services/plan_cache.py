@@ -14,9 +14,12 @@ from ratelimitd.services.ready_plan import ReadyPlan
 
 MAX_BYTES = 16 * 1024 * 1024
 MAX_REQUEST_BYTES = 1024
-# Measured with tracemalloc over plans of one to ten descriptors, and rounded up.
-PLAN_BYTES = 1_024
-DESCRIPTOR_BYTES = 1_536
+# Measured with tracemalloc, and rounded up: what a plan takes with its request's bytes and its
+# place in the table, and what a counter's key adds.
+PLAN_BYTES = 512
+KEY_BYTES = 192
+# What a whole plan and an outline of its own take, with the descriptors that are usual.
+WHOLE_BYTES = 4_096
 # Seen once: hashes only. Larger than what fits into the cache, or nothing is ever seen twice.
 MAX_SEEN = 65_536
 
@@ -62,8 +65,14 @@ class PlanCache:
             self._keep(body, plan)
         return plan
 
+    def note_completed(self, plans: int) -> None:
+        """Take into account that so many plans became whole that may be kept here."""
+        self._used += plans * WHOLE_BYTES
+
     def _keep(self, body: bytes, plan: ReadyPlan) -> None:
-        cost = PLAN_BYTES + DESCRIPTOR_BYTES * len(plan.plan.descriptors) + len(body)
+        cost = PLAN_BYTES + KEY_BYTES * len(plan.keys) + len(body)
+        if plan.is_whole:
+            cost += WHOLE_BYTES
         if self._used + cost > self._room:
             self._old, self._young, self._used = self._young, {}, 0
         self._young[body] = plan

@@ -4,9 +4,12 @@ Rules:
 - `admit` answers the common reply, an admitted request with nothing over, without a verdict: the
   same bytes and the same counts as fold, encode_response and observe_verdict would make of it.
   Whatever is not common goes there.
+- What does not depend on the values of a request is in its outline, which requests share; the plan
+  itself is made when somebody asks for it.
 - The rows of the metrics are looked up at the first answer, as a verdict would.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ratelimitd.decisions.fold import unchecked_status, whole_seconds
@@ -15,11 +18,11 @@ from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.plan import DescriptorPlan, Plan, Reply
 from ratelimitd.decisions.verdict import Code, RuleOutcome
 from ratelimitd.services.encode import OK_RESPONSE, encode_status, join_statuses, status_head
-from ratelimitd.store.wire import PackedPlan, pack_plan
+from ratelimitd.store.wire import pack_plan
 from ratelimitd.telemetry.counters import Telemetry
 from ratelimitd.telemetry.series import RuleSeries
 
-_ALLOWED = RuleOutcome.ALLOWED
+_ALLOWED = RuleOutcome.ALLOWED.value
 
 
 class _Line(NamedTuple):
@@ -36,21 +39,25 @@ class _Line(NamedTuple):
     counts_denied: bool
 
 
-class ReadyPlan:
-    """A plan, the same as the store gets it, and its common answer."""
+class Outline:
+    """What plans have in common that differ in their keys alone."""
 
-    __slots__ = ("_is_common", "_lines", "_rows", "packed", "plan")
+    __slots__ = ("_is_common", "_lines", "_names", "_rows", "shape")
 
     def __init__(self, plan: Plan, options: DecisionOptions) -> None:
-        """Prepare the answers to `plan`."""
-        self.plan = plan
-        self.packed: PackedPlan = pack_plan(plan)
+        """Take the outline of `plan`."""
+        self.shape = pack_plan(plan).shape
         self._lines = tuple([_to_line(one, options) for one in plan.descriptors])
         self._is_common = (
             not options.has_limit_headers
             and not options.has_dynamic_metadata
             and not plan.unmatched
             and all(line.cost >= 0 for line in self._lines)
+        )
+        self._names = tuple(
+            (one.limit.domain, one.metric_key, one.limit.rule)
+            for one in plan.descriptors
+            if one.check is not None and one.limit is not None
         )
         self._rows: tuple[RuleSeries, ...] | None = None
 
@@ -84,15 +91,45 @@ class ReadyPlan:
 
     def _find_rows(self, telemetry: Telemetry) -> tuple[RuleSeries, ...]:
         """Return the row of each check, in order; kept unless the table had no room for one."""
-        overflowed = telemetry.rules.overflowed
-        rows = tuple(
-            telemetry.rules.row(one.limit.domain, one.metric_key, one.limit.rule)
-            for one in self.plan.descriptors
-            if one.check is not None and one.limit is not None
-        )
-        if telemetry.rules.overflowed == overflowed:
+        table = telemetry.rules
+        overflowed = table.overflowed
+        rows = tuple([table.row(*names) for names in self._names])
+        if table.overflowed == overflowed:
             self._rows = rows
         return rows
+
+
+class ReadyPlan:
+    """A plan as the store gets it, its outline, and the plan itself when it is asked for."""
+
+    __slots__ = ("_make", "_plan", "keys", "outline", "shape")
+
+    def __init__(
+        self, outline: Outline, keys: tuple[bytes, ...], plan: Plan | Callable[[], Plan]
+    ) -> None:
+        """Have counters `keys`; `plan` is made later if it is a function."""
+        self.outline = outline
+        self.shape = outline.shape
+        self.keys = keys
+        self._plan: Plan | None = None
+        self._make: Callable[[], Plan] | None = None
+        if isinstance(plan, Plan):
+            self._plan = plan
+        else:
+            self._make = plan
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the plan itself is there."""
+        return self._plan is not None
+
+    @property
+    def plan(self) -> Plan:
+        """The plan itself."""
+        if self._plan is None:
+            assert self._make is not None, "it is one or the other"
+            self._plan = self._make()
+        return self._plan
 
 
 def _to_line(one: DescriptorPlan, options: DecisionOptions) -> _Line:
@@ -101,7 +138,7 @@ def _to_line(one: DescriptorPlan, options: DecisionOptions) -> _Line:
         encoded = encode_status(
             status_head(status.code, status.limit), status.remaining, status.reset_s
         )
-        return _Line(None, encoded, 0, 0, 0, False)
+        return _Line(None, encoded, 0, 0, 0, counts_denied=False)
     limit = one.limit
     return _Line(
         one.check,

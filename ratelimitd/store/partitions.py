@@ -70,7 +70,7 @@ def merge(
             pieces[origin.plan].append((part, origin, piece))
     give_back: dict[bytes, list[Charge]] = {}
     merged: list[Reply | StoreError] = []
-    for (plan, _, _), own in zip(plans, pieces, strict=True):
+    for plan, own in zip(plans, pieces, strict=True):
         assert own, "a plan has at least one check"
         replies = [
             (part.tag, origin, piece)
@@ -83,7 +83,7 @@ def merge(
         elif len(replies) == 1:
             merged.append(replies[0][2])
         else:
-            merged.append(_join(plan, replies, give_back))
+            merged.append(_join(plan.plan, replies, give_back))
     return merged, give_back
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from struct import Struct, pack
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ratelimitd.decisions.plan import Check, CheckResult, Plan, Reply
 
@@ -11,19 +11,38 @@ FLAG_SHADOW = 1
 FLAG_QUOTA = 2
 FLAG_COUNTS_DENIED = 4
 
-# Bits of the outcome of a check.
+# What stands for a refused request.
 REFUSED = 1
-OVER = 2
 
 _SHAPE_HEAD = Struct(">HHB")
 _SHAPE_CHECK = Struct(">qqqB")
-_RESULT = Struct(">B5q")
+# The fields of CheckResult.
+_RESULT = Struct(">?5q")
 
 Argument = bytes | str | int
 
 
-class PackedPlan(NamedTuple):
+class PackedPlan(Protocol):
     """A plan as the scripts get it: what it shares with others, and the counters of its checks."""
+
+    @property
+    def shape(self) -> bytes:
+        """Return all but the keys, as lua/lib/batch.lua tells it."""
+        ...
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """Return the counter of each check."""
+        ...
+
+    @property
+    def plan(self) -> Plan:
+        """Return the plan itself."""
+        ...
+
+
+class Packed(NamedTuple):
+    """A packed plan, made of a plan that is there."""
 
     plan: Plan
     shape: bytes
@@ -42,7 +61,7 @@ class Charge:
     charged_at_us: int
 
 
-def pack_plan(plan: Plan) -> PackedPlan:
+def pack_plan(plan: Plan) -> Packed:
     """Return `plan` ready to be sent, as often as it is asked."""
     checks = plan.checks
     parts = [_SHAPE_HEAD.pack(len(checks), plan.passing_quota, plan.is_denied)]
@@ -54,7 +73,7 @@ def pack_plan(plan: Plan) -> PackedPlan:
             | (FLAG_COUNTS_DENIED if limit.counts_denied else 0)
         )
         parts.append(_SHAPE_CHECK.pack(limit.window_us, limit.requests_per_unit, check.cost, flags))
-    return PackedPlan(plan, b"".join(parts), tuple([check.key for check in checks]))
+    return Packed(plan, b"".join(parts), tuple([check.key for check in checks]))
 
 
 def to_arguments(
@@ -64,9 +83,9 @@ def to_arguments(
     number_of: dict[bytes, int] = {}
     order: list[int] = []
     keys: list[bytes] = []
-    for _, shape, own in plans:
-        order.append(number_of.setdefault(shape, len(number_of)))
-        keys += own
+    for plan in plans:
+        order.append(number_of.setdefault(plan.shape, len(number_of)))
+        keys += plan.keys
     return keys, [
         "" if now_us is None else now_us,
         pack(f">{len(order)}H", *order),
@@ -77,17 +96,17 @@ def to_arguments(
 def from_reply(raw: object, plans: Sequence[PackedPlan]) -> tuple[list[Reply], int]:
     """Return one reply per plan, and how many counters were unreadable and count as absent."""
     assert isinstance(raw, list), "a script answers a list"
-    now_us, unreadable, packed = raw
+    now_us, unreadable, refused, packed = raw
+    # A named tuple's own constructor takes its fields one by one, and costs several times as much.
+    new = tuple.__new__
+    results = [new(CheckResult, fields) for fields in _RESULT.iter_unpack(packed)]
     replies: list[Reply] = []
-    records = _RESULT.iter_unpack(packed)
-    for plan, _, _ in plans:
-        results: list[CheckResult] = []
-        outcome = 0
-        for _ in plan.checks:
-            outcome, *amounts = next(records)
-            results.append(CheckResult(outcome >= OVER, *amounts))
-        replies.append(Reply(now_us, outcome & REFUSED == REFUSED, tuple(results)))
-    assert next(records, None) is None, "a reply answers exactly the checks that were asked"
+    at = 0
+    for plan, is_refused in zip(plans, refused, strict=True):
+        end = at + len(plan.keys)
+        replies.append(new(Reply, (now_us, is_refused == REFUSED, tuple(results[at:end]))))
+        at = end
+    assert at == len(results), "a reply answers exactly the checks that were asked"
     return replies, unreadable
 
 

@@ -119,7 +119,7 @@ def _rules(telemetry: Telemetry) -> Iterator[Metric]:
     )
     for row in rows:
         for outcome, count in list(row.outcomes.items()):
-            decisions.add_metric([row.domain, row.name, outcome.value], count)
+            decisions.add_metric([row.domain, row.name, outcome], count)
         near.add_metric([row.domain, row.name], row.near)
         if row.refunded_hits:
             refunded.add_metric([row.domain, row.name], row.refunded_hits)

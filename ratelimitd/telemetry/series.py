@@ -88,7 +88,8 @@ class RuleSeries:
         self.domain = domain
         self.name = name
         self.rule = rule
-        self.outcomes = {RuleOutcome.ALLOWED: 0, RuleOutcome.REFUSED: 0}
+        # By plain texts: an enumeration's member is hashed by a function of Python's.
+        self.outcomes = {RuleOutcome.ALLOWED.value: 0, RuleOutcome.REFUSED.value: 0}
         self.near = 0
         self.hits = 0
         self.over_hits = 0
@@ -100,7 +101,7 @@ class RuleSeries:
 
     def add(self, count: RuleCount) -> None:
         """Add what one descriptor did."""
-        outcome = count.outcome
+        outcome = count.outcome.value
         if outcome in self.outcomes:
             self.outcomes[outcome] += 1
         else:

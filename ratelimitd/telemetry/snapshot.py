@@ -76,7 +76,7 @@ def to_bytes(snapshot: Snapshot) -> bytes:
     state = {
         "folded": list(snapshot.folded),
         "rules": [
-            (key, row.domain, row.name, row.rule, _plain(row.outcomes), _rule_counts(row))
+            (key, row.domain, row.name, row.rule, dict(row.outcomes), _rule_counts(row))
             for key, row in list(telemetry.rules.rows.items())
         ],
         "overflowed": telemetry.rules.overflowed,
@@ -108,7 +108,7 @@ def from_bytes(data: bytes) -> Snapshot:
     telemetry = Telemetry()
     for key, domain, name, rule, outcomes, counts in state["rules"]:
         row = telemetry.rules.rows[key] = RuleSeries(domain, name, rule)
-        row.outcomes = {RuleOutcome(outcome): count for outcome, count in outcomes.items()}
+        row.outcomes = dict(outcomes)
         _set(row, RULE_COUNTS, counts)
     telemetry.rules.overflowed = state["overflowed"]
     telemetry.unmatched = state["unmatched"]

@@ -1,6 +1,6 @@
 from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.services.plan_cache import MAX_REQUEST_BYTES, MAX_SEEN, PlanCache
-from ratelimitd.services.ready_plan import ReadyPlan
+from ratelimitd.services.ready_plan import Outline, ReadyPlan
 from tests.support.plans import check_of, limit_of, plan_of
 
 
@@ -12,7 +12,8 @@ class Maker:
 
     def __call__(self, body: bytes) -> ReadyPlan:
         self.made.append(body)
-        return ReadyPlan(plan_of(check_of(limit_of(1), body.hex())), DecisionOptions())
+        plan = plan_of(check_of(limit_of(1), body.hex()))
+        return ReadyPlan(Outline(plan, DecisionOptions()), (plan.checks[0].key,), plan)
 
 
 def test_plan_is_kept_at_its_second_sight() -> None:

@@ -17,6 +17,7 @@ mean. Both hold nothing of a caller but its constants, and all connections share
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from operator import itemgetter
 from typing import Final, NamedTuple
 
@@ -29,6 +30,8 @@ MAX_SHAPES: Final = 256
 MAX_CONSTANTS: Final = 256
 # Larger ones are worked out each time, so that a memory has at most some hundred KiB.
 MAX_REMEMBERED_BYTES: Final = 512
+# Different timeouts that are remembered; some clients send what is left of their own to the us.
+MAX_TIMEOUTS: Final = 1_024
 
 METHOD_NOT_FOUND: Final = "Method not found!"
 
@@ -92,6 +95,7 @@ class HeadReader:
         return head
 
 
+@lru_cache(maxsize=MAX_TIMEOUTS)
 def parse_timeout(value: bytes) -> float | None:
     """Return the seconds of a grpc-timeout, None for one that cannot be read.
 
@@ -177,7 +181,10 @@ def _with_call(
         if not timeout_s:
             return _NO_TIME
     trace = None if trace_at is None else values[trace_at].decode("latin-1")
-    return Head(head[0], timeout_s, trace, None, head[4], head[5], head[6])
+    method, _, _, _, content_length, encoding, is_plain = head
+    fields = (method, timeout_s, trace, None, content_length, encoding, is_plain)
+    # Half of what the named tuple's own constructor takes; this runs for each call.
+    return tuple.__new__(Head, fields)
 
 
 def _to_shape(names: tuple[bytes, ...]) -> _Shape:

@@ -16,6 +16,7 @@ Rules:
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from ratelimitd.transport.h2 import huffman
@@ -27,6 +28,9 @@ ENTRY_OVERHEAD: Final = 32
 MAX_CONTINUATION: Final = 4
 
 _STATIC_LENGTH: Final = len(STATIC_TABLE)
+# The first byte of an indexed field of the dynamic table, and what leads from it to the entry.
+_FIRST_DYNAMIC: Final = 0x80 + _STATIC_LENGTH + 1
+_NEWEST: Final = _FIRST_DYNAMIC - 1
 _Field = tuple[bytes, bytes, int]
 _STATIC: Final[tuple[_Field, ...]] = (
     (b"", b"", 0),  # Indices count from 1.
@@ -79,15 +83,15 @@ class Decoder:
                 first = block[position]
                 position += 1
                 if first >= 0x80:  # an indexed field
-                    index = first & 0x7F
-                    if index == 0x7F:
-                        index, position = _integer(block, position, 0x7F)
-                    if index > _STATIC_LENGTH:
-                        append(entries[_STATIC_LENGTH - index])
-                    elif index:
-                        append(_STATIC[index])
+                    if first < _FIRST_DYNAMIC:
+                        if first == 0x80:
+                            raise HpackError("index 0")
+                        append(_STATIC[first & 0x7F])
+                    elif first < 0xFF:
+                        append(entries[_NEWEST - first])
                     else:
-                        raise HpackError("index 0")
+                        index, position = _integer(block, position, 0x7F)
+                        append(entries[_STATIC_LENGTH - index])
                     continue
                 if first >= 0x40:  # a literal that is inserted
                     index = first & 0x3F
@@ -108,11 +112,21 @@ class Decoder:
                     name = _STATIC[index][0]
                 else:
                     name, position = _string(block, position)
-                value, position = _string(block, position)
-                field = (name, value, len(name) + len(value) + ENTRY_OVERHEAD)
+                if first >= 0x40:
+                    value, position = _string(block, position)
+                else:
+                    value, position = _repeated_string(block, position)
+                size = len(name) + len(value) + ENTRY_OVERHEAD
+                field = (name, value, size)
                 append(field)
                 if first >= 0x40:
-                    self._insert(field)
+                    self.changed = True
+                    entries.append(field)
+                    size += self._size
+                    while size > self._limit:
+                        size -= entries[0][2]
+                        del entries[0]
+                    self._size = size
         except IndexError:
             raise HpackError("the block ends early, or names an entry that is not there") from None
         except huffman.HuffmanError as error:
@@ -123,13 +137,6 @@ class Decoder:
         if sum(costs) > self._max_list_size:
             raise HeaderListTooLarge(f"{sum(costs)} bytes of header fields")
         return names, values
-
-    def _insert(self, field: _Field) -> None:
-        self.changed = True
-        self._entries.append(field)
-        self._size += field[2]
-        if self._size > self._limit:
-            self._evict()
 
     def _evict(self) -> None:
         entries = self._entries
@@ -190,6 +197,22 @@ def _string(block: bytes, position: int) -> tuple[bytes, int]:
     if first & 0x80:
         return huffman.decode(block[position:end]), end
     return block[position:end], end
+
+
+def _repeated_string(block: bytes, position: int) -> tuple[bytes, int]:
+    """Do as `_string`, for what is sent in full each time: Envoy's :path is."""
+    first = block[position]
+    if first <= 0x80 or first == 0xFF:
+        return _string(block, position)
+    position += 1
+    end = position + (first & 0x7F)
+    if end > len(block):
+        raise HpackError("a string ends beyond its block")
+    return _decode_repeated(block[position:end]), end
+
+
+# A peer that sends something else each time costs a look-up more. An entry is below 400 bytes.
+_decode_repeated: Final = lru_cache(maxsize=256)(huffman.decode)
 
 
 def _to_integer(value: int, prefix: int, pattern: int) -> bytes:

@@ -1,4 +1,5 @@
 import re
+from copy import deepcopy
 
 import pytest
 
@@ -276,8 +277,8 @@ def test_metadata_repeats_the_request_and_merges_what_passed() -> None:
 def test_metadata_of_one_answer_does_not_leak_into_the_next() -> None:
     # given
     decider = Decider(METADATA, TELLING)
-    alone = decider.decide(request_of(B)).metadata
-    decider.decide(request_of(A, B))
+    alone = deepcopy(decider.decide(request_of(B)).metadata)
+    decider.decide(request_of(B, A))
     # when
     again = decider.decide(request_of(B)).metadata
     # then

@@ -50,7 +50,7 @@ def test_verdict_adds_each_descriptor_to_its_rule() -> None:
     )
 
     row = telemetry.rules.rows["api", "ip"]
-    assert row.outcomes == {RuleOutcome.ALLOWED: 1, RuleOutcome.REFUSED: 1}
+    assert row.outcomes == {"allowed": 1, "refused": 1}
     assert (row.hits, row.within_hits, row.over_hits, row.near_hits) == (5, 3, 2, 1)
     assert (row.near, row.cached_hits) == (1, 2)
     assert telemetry.rules.rows["api", "path_/a"].hits == 1
@@ -73,7 +73,7 @@ def test_request_that_ended_with_an_error_is_counted_by_its_rules() -> None:
     telemetry.observe_failed([count("ip", RuleOutcome.FAILED_ERROR, hits=2)])
 
     row = telemetry.rules.rows["api", "ip"]
-    assert row.outcomes[RuleOutcome.FAILED_ERROR] == 1
+    assert row.outcomes["failed_error"] == 1
     assert row.hits == 2
 
 

@@ -154,7 +154,7 @@ def test_scrape_counts_each_worker_once_while_it_ends(tmp_path: Path) -> None:
     left = (tmp_path / worker_file(1)).read_bytes()
 
     def refused() -> int:
-        return read_all(tmp_path).rules.rows["api", "ip"].outcomes[RuleOutcome.REFUSED]
+        return read_all(tmp_path).rules.rows["api", "ip"].outcomes["refused"]
 
     assert refused() == 2
 
