@@ -8,10 +8,11 @@
     |- UnknownService       the caller: the health of something that is not here was asked for
     `- StoreError           nobody's request is wrong: the store did not answer
        |- StoreUnavailable  nothing was sent, so nothing was spent
+       |  `- StoreOverloaded  more waits for it than may
        `- StoreReplyLost    it was sent and no answer came: perhaps spent
 
 Over-limit is a value, not an error. transport/errors.py holds the one table of status codes;
-redis exceptions are mapped in store/ only.
+what a server of the store says is mapped in store/ only.
 """
 
 from collections.abc import Sequence
@@ -73,6 +74,10 @@ class StoreError(RatelimitError):
 
 class StoreUnavailable(StoreError):  # noqa: N818 - reads as what happened
     """The store could not be asked: nothing was sent, nothing was spent."""
+
+
+class StoreOverloaded(StoreUnavailable):
+    """The queue of the store is full: it is slower than what arrives; RESOURCE_EXHAUSTED."""
 
 
 class StoreReplyLost(StoreError):  # noqa: N818 - reads as what happened

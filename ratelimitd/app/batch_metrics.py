@@ -10,6 +10,8 @@ from ratelimitd.telemetry.counters import Telemetry
 
 UNAVAILABLE = "unavailable"
 REPLY_LOST = "reply_lost"
+# A request that found the queue full; the others are batches.
+OVERLOADED = "overloaded"
 
 
 def measured(send: Send, telemetry: Telemetry, now_s: Callable[[], float]) -> Send:

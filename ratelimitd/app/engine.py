@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from ratelimitd.app.batch_metrics import measured
+from ratelimitd.app.batch_metrics import OVERLOADED, measured
 from ratelimitd.app.store_link import BatchedStore, StoreWatch
 from ratelimitd.decisions.deny_cache import DenyCache
 from ratelimitd.services.health import HealthState
@@ -100,6 +100,7 @@ async def _open_store(settings: Settings, telemetry: Telemetry, local: LocalCoun
         on_breaker=on_breaker,
         measure=lambda send: measured(send, telemetry, time.monotonic),
         on_late=telemetry.late_answer,
+        on_full=lambda: telemetry.store_error(OVERLOADED),
         on_unreadable=telemetry.unreadable_state,
         on_give_back=telemetry.give_backs,
         # The embedded server does nothing of its own accord that an operator should not know.

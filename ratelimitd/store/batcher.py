@@ -19,7 +19,7 @@ from typing import Any
 
 from ratelimitd.decisions.plan import Plan, Reply
 from ratelimitd.defects import DefectLog
-from ratelimitd.errors import StoreError, StoreReplyLost, StoreUnavailable
+from ratelimitd.errors import StoreError, StoreOverloaded, StoreReplyLost, StoreUnavailable
 from ratelimitd.store.port import Answer, OnReplies
 from ratelimitd.store.wire import PackedPlan, pack_plan
 
@@ -67,12 +67,17 @@ class Batcher:
         max_batch_checks: int = MAX_BATCH_CHECKS,
         max_queued_checks: int = MAX_QUEUED_CHECKS,
         on_late: Callable[[int], None] | None = None,
+        on_full: Callable[[], None] | None = None,
     ) -> None:
-        """`on_late` is told how many answers of a batch came after their callers' deadlines."""
+        """`on_late` is told how many answers of a batch came after their callers' deadlines.
+
+        `on_full` is told of each plan that found no room.
+        """
         self._send = send
         self._max_batch_checks = max_batch_checks
         self._max_queued_checks = max_queued_checks
         self._on_late = on_late
+        self._on_full = on_full
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Waiting] = deque()
         self._queued_checks = 0
@@ -121,7 +126,11 @@ class Batcher:
             waiting.answer(StoreUnavailable("store queue: shutting down"))
             return waiting
         if self._queue and self._queued_checks + size > self._max_queued_checks:
-            waiting.answer(StoreUnavailable("store queue: full"))
+            if self._on_full is not None:
+                self._on_full()
+            waiting.answer(
+                StoreOverloaded("store queue: full; the store is slower than its callers")
+            )
             return waiting
         if self._expiry is None or deadline_s < self._expiry.when():
             if deadline_s <= self._loop.time():
@@ -245,5 +254,7 @@ def _too_late(waiting: Waiting) -> StoreError:
 
 def _copy(error: StoreError) -> StoreError:
     """Return an instance for one caller: a shared one would gather everybody's traceback."""
-    lost = isinstance(error, StoreReplyLost)
-    return StoreReplyLost(str(error)) if lost else StoreUnavailable(str(error))
+    for kind in (StoreReplyLost, StoreOverloaded):
+        if isinstance(error, kind):
+            return kind(str(error))
+    return StoreUnavailable(str(error))

@@ -46,9 +46,9 @@ class StoreOptions:
     """What an operator may set, and who listens.
 
     `on_breaker` is told (is_open, reason), `on_unreadable` how many counters held garbage,
-    `on_late` how many answers came after their callers had left, `on_give_back` how many charges
-    a Cluster took back and how many it did not, `on_event` one line for the log. `measure` wraps
-    what sends a batch.
+    `on_late` how many answers came after their callers had left, `on_full` of each request that
+    found no room in the queue, `on_give_back` how many charges a Cluster took back and how many
+    it did not, `on_event` one line for the log. `measure` wraps what sends a batch.
     """
 
     timeout_s: float = STORE_TIMEOUT_S
@@ -57,6 +57,7 @@ class StoreOptions:
     on_breaker: OnChange = _ignore
     measure: Callable[[Send], Send] = _unmeasured
     on_late: Callable[[int], None] = _ignore
+    on_full: Callable[[], None] = _ignore
     on_unreadable: Callable[[int], None] = _ignore
     on_give_back: Callable[[int, int], None] = _ignore
     on_event: Callable[[str], None] = _ignore
@@ -129,7 +130,9 @@ class OpenStore:
                 on_breaker=self._on_breaker,
             )
             self.store = SingleStore(self.client, scripts, on_unreadable=options.on_unreadable)
-        self.batcher = Batcher(options.measure(self.store.send), on_late=options.on_late)
+        self.batcher = Batcher(
+            options.measure(self.store.send), on_late=options.on_late, on_full=options.on_full
+        )
         self.embedded = embedded
         self._tell_breaker = options.on_breaker
         self._was_breaker_open = False

@@ -8,7 +8,13 @@ import secrets
 from dataclasses import dataclass
 from enum import IntEnum
 
-from ratelimitd.errors import InvalidRequest, NotReady, StoreError, UnknownService
+from ratelimitd.errors import (
+    InvalidRequest,
+    NotReady,
+    StoreError,
+    StoreOverloaded,
+    UnknownService,
+)
 
 
 class GrpcStatus(IntEnum):
@@ -17,6 +23,7 @@ class GrpcStatus(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    RESOURCE_EXHAUSTED = 8
     INTERNAL = 13
     UNAVAILABLE = 14
 
@@ -33,6 +40,7 @@ class Answer:
 _TABLE: tuple[tuple[type[Exception], GrpcStatus, int], ...] = (
     (InvalidRequest, GrpcStatus.INVALID_ARGUMENT, 400),
     (UnknownService, GrpcStatus.NOT_FOUND, 400),
+    (StoreOverloaded, GrpcStatus.RESOURCE_EXHAUSTED, 400),
     (StoreError, GrpcStatus.UNAVAILABLE, 400),
     (NotReady, GrpcStatus.UNAVAILABLE, 400),
     (TimeoutError, GrpcStatus.DEADLINE_EXCEEDED, 400),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import pytest
 
 from ratelimitd.decisions.plan import Plan, Reply
-from ratelimitd.errors import StoreError, StoreReplyLost, StoreUnavailable
+from ratelimitd.errors import StoreError, StoreOverloaded, StoreReplyLost, StoreUnavailable
 from ratelimitd.store.batcher import Batcher
 from ratelimitd.store.port import OnReplies
 from ratelimitd.store.scripts import Scripts
@@ -97,7 +97,7 @@ async def test_queue_past_its_bound_refuses_at_once() -> None:
     calls += [asyncio.create_task(batcher.check(one("a"), timeout_s=5)) for _ in range(3)]
     await _settle()
     # when
-    with pytest.raises(StoreUnavailable, match="full"):
+    with pytest.raises(StoreOverloaded, match="full"):
         await batcher.check(one("a"), timeout_s=5)
     # then
     gate.answer()

@@ -9,7 +9,7 @@ import grpc.aio
 import pytest
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
-from ratelimitd.errors import InvalidRequest, StoreUnavailable
+from ratelimitd.errors import InvalidRequest, StoreOverloaded, StoreUnavailable
 from ratelimitd.services.context import CallContext
 from ratelimitd.transport.h2.connection import Call
 from ratelimitd.transport.h2.headers import Head
@@ -43,6 +43,7 @@ class Port:
         errors = {
             b"invalid": InvalidRequest("domain: is empty"),
             b"store": StoreUnavailable("store: away"),
+            b"full": StoreOverloaded("store queue: full"),
             b"defect": KeyError("a secret detail"),
         }
         for stream_id, _, body in calls:
@@ -110,6 +111,7 @@ async def test_head_has_the_callers_deadline_and_trace(port: Port) -> None:
     [
         (b"invalid", grpc.StatusCode.INVALID_ARGUMENT, "domain: is empty"),
         (b"store", grpc.StatusCode.UNAVAILABLE, "store: away"),
+        (b"full", grpc.StatusCode.RESOURCE_EXHAUSTED, "store queue: full"),
         (b"defect", grpc.StatusCode.INTERNAL, "internal error "),
     ],
 )
