@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import uvloop
 
+from ratelimitd.app.collector import settle
 from ratelimitd.app.data_ports import data_ports
 from ratelimitd.app.engine import Engine, open_engine
 from ratelimitd.app.pages import pages
@@ -112,6 +113,7 @@ async def _serve(settings: Settings, telemetry: Telemetry, on_ready: OnReady) ->
         )
         data = workers or data_ports(settings, engine, ports)
         addresses, drain = await open_ports(settings.listen, ports, data, stack)
+        settle()
         _announce(addresses, holder, on_ready)
         works = [lambda: policies.watch(signals.stop), engine.watch.run]
         if not workers:

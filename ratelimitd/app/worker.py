@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+from ratelimitd.app.collector import settle
 from ratelimitd.app.compiler import CompilerError, compile_apart, let_go
 from ratelimitd.app.engine import Engine, open_engine
 from ratelimitd.app.h2_port import h2_server, measure, tls_context
@@ -155,6 +156,8 @@ class RateLimitWork:
     async def _put_in_force(self, loaded: Loaded) -> None:
         old, self._parts = self._parts, loaded.parts
         await put_in_force(loaded, self.engine.holder, self.engine.telemetry)
+        if not old:
+            settle()
         await let_go(old)
 
     def _read_counters(self) -> Telemetry:

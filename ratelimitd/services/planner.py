@@ -8,7 +8,6 @@ Rules:
 - Bounded: MAX_OUTLINES paths are known; a policy has no more rules that are used at once.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
@@ -52,6 +51,8 @@ class Planner:
         # A text of so many characters is within the bound whatever they are.
         self._short = bounds.max_text_bytes // 4
         self._known: dict[tuple[object, ...], _Known] = {}
+        # One object for all plans.
+        self._complete_later = self._complete
 
     def plan(self, body: bytes) -> ReadyPlan:
         """Return the plan of an encoded request. Raises InvalidRequest."""
@@ -61,20 +62,18 @@ class Planner:
         if domain is None or found is None:
             plan = self._make(message)
             keys = tuple([check.key for check in plan.checks])
-            return ReadyPlan(Outline(plan, self._options), keys, plan)
+            return ReadyPlan(Outline(plan, self._options), keys, body, plan)
         path, entries = found
         known = self._known.get(path)
         if known is None:
             known = self._learn(domain, path, entries, self._make(message))
         keys = tuple([recipe.key(entries[index]) for index, recipe in known.recipes])
-        return ReadyPlan(known.outline, keys, self._later(body))
+        return ReadyPlan(known.outline, keys, body, self._complete_later)
 
-    def _later(self, body: bytes) -> Callable[[], Plan]:
-        def make() -> Plan:
-            self.completed += 1
-            return self._make(parse_request(rls_pb2.RateLimitRequest, body))
-
-        return make
+    def _complete(self, body: bytes) -> Plan:
+        """Make the plan of a request that has an outline."""
+        self.completed += 1
+        return self._make(parse_request(rls_pb2.RateLimitRequest, body))
 
     def _make(self, message: rls_pb2.RateLimitRequest) -> Plan:
         request = from_rls_request(message, self._bounds)

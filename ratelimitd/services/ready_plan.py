@@ -100,19 +100,27 @@ class Outline:
 
 
 class ReadyPlan:
-    """A plan as the store gets it, its outline, and the plan itself when it is asked for."""
+    """A plan as the store gets it, its outline, and the plan itself when it is asked for.
 
-    __slots__ = ("_make", "_plan", "keys", "outline", "shape")
+    Many are kept, so it holds nothing more that the garbage collector has to look at.
+    """
+
+    __slots__ = ("_body", "_make", "_plan", "keys", "outline", "shape")
 
     def __init__(
-        self, outline: Outline, keys: tuple[bytes, ...], plan: Plan | Callable[[], Plan]
+        self,
+        outline: Outline,
+        keys: tuple[bytes, ...],
+        body: bytes,
+        plan: Plan | Callable[[bytes], Plan],
     ) -> None:
-        """Have counters `keys`; `plan` is made later if it is a function."""
+        """Have counters `keys`; a `plan` that is a function makes it of the request later."""
         self.outline = outline
         self.shape = outline.shape
         self.keys = keys
+        self._body = body
         self._plan: Plan | None = None
-        self._make: Callable[[], Plan] | None = None
+        self._make: Callable[[bytes], Plan] | None = None
         if isinstance(plan, Plan):
             self._plan = plan
         else:
@@ -128,7 +136,7 @@ class ReadyPlan:
         """The plan itself."""
         if self._plan is None:
             assert self._make is not None, "it is one or the other"
-            self._plan = self._make()
+            self._plan = self._make(self._body)
         return self._plan
 
 

@@ -13,7 +13,7 @@ class Maker:
     def __call__(self, body: bytes) -> ReadyPlan:
         self.made.append(body)
         plan = plan_of(check_of(limit_of(1), body.hex()))
-        return ReadyPlan(Outline(plan, DecisionOptions()), (plan.checks[0].key,), plan)
+        return ReadyPlan(Outline(plan, DecisionOptions()), (plan.checks[0].key,), body, plan)
 
 
 def test_plan_is_kept_at_its_second_sight() -> None:
