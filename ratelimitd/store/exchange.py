@@ -8,7 +8,7 @@ Rules:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 from hiredis import pack_command
 
@@ -27,8 +27,7 @@ from ratelimitd.store.scripts import Script
 Argument = bytes | str | int
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """One command; with `script` it is its EVALSHA and `arguments` follow the SHA."""
 
     arguments: tuple[Argument, ...]
@@ -40,7 +39,9 @@ class Unanswered:
     """Stands for an answer that has not come."""
 
 
-@dataclass(slots=True)
+UNANSWERED = Unanswered()
+
+
 class Call:
     """Commands on their way together; `silence` is why no (further) answer came.
 
@@ -48,24 +49,37 @@ class Call:
     answer each reply of the exchange under way is; None owns what only prepares the next one.
     """
 
-    commands: Sequence[Command]
-    answers: list[object] = field(init=False)
-    todo: Sequence[int] = field(init=False)
-    scripts: Sequence[Script] = ()
-    owners: list[int | None] = field(default_factory=list)
-    is_written: bool = False
-    is_abandoned: bool = False
-    has_loaded: bool = False
-    silence: StoreError | None = None
+    __slots__ = (
+        "answers",
+        "commands",
+        "has_loaded",
+        "is_abandoned",
+        "is_written",
+        "owners",
+        "scripts",
+        "silence",
+        "todo",
+    )
 
-    def __post_init__(self) -> None:
+    def __init__(self, commands: Sequence[Command]) -> None:
         """Nothing is answered yet."""
-        self.answers = [Unanswered()] * len(self.commands)
-        self.todo = range(len(self.commands))
+        self.commands = commands
+        self.answers: list[object] = [UNANSWERED] * len(commands)
+        self.todo: Sequence[int] = range(len(commands))
+        self.scripts: Sequence[Script] = ()
+        self.owners: Sequence[int | None] = ()
+        self.is_written = False
+        self.is_abandoned = False
+        self.has_loaded = False
+        self.silence: StoreError | None = None
 
     def fill(self, error: StoreError) -> None:
         """Give `error` to every command that has no answer."""
         self.answers = [error if isinstance(a, Unanswered) else a for a in self.answers]
+
+
+# The owners of the replies to a command that is alone.
+_ONE: Final = (0,)
 
 
 def script_call(script: Script, keys: Sequence[bytes], argv: Sequence[Argument]) -> Command:
@@ -75,6 +89,10 @@ def script_call(script: Script, keys: Sequence[bytes], argv: Sequence[Argument])
 
 def write(call: Call) -> bytes:
     """Return what is to be sent now; from here on it was perhaps run."""
+    call.is_written = True
+    if len(call.commands) == 1 and not call.scripts and not call.commands[0].is_asking:
+        call.owners = _ONE
+        return pack(_packet(call.commands[0]))
     packets: list[tuple[Argument, ...]] = [("SCRIPT", "LOAD", one.text) for one in call.scripts]
     owners: list[int | None] = [None] * len(packets)
     for index in call.todo:
@@ -84,9 +102,8 @@ def write(call: Call) -> bytes:
             owners.append(None)
         packets.append(_packet(command))
         owners.append(index)
-        call.answers[index] = Unanswered()
+        call.answers[index] = UNANSWERED
     call.owners = owners
-    call.is_written = True
     return b"".join([pack(packet) for packet in packets])
 
 
@@ -97,6 +114,9 @@ def read(
 
     Leaves in `todo` what has to be sent again, and in `scripts` what has to be loaded before.
     """
+    if call.owners is _ONE and error is None and not isinstance(replies[0], ErrorReply):
+        call.answers, call.todo = [replies[0]], ()
+        return True
     is_good = error is None
     load_error: StoreError | None = None
     missing: list[int] = []

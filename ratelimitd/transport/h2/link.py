@@ -67,10 +67,6 @@ class Shell(Protocol):
         """Forget a link."""
         ...
 
-    def touch(self, link: "Link", /) -> None:
-        """Flush the link at the end of this turn."""
-        ...
-
     def wake(self, link: "Link", /) -> None:
         """Look at the link at the next tick."""
         ...
@@ -86,7 +82,6 @@ class Link(asyncio.Protocol):
         "_draining_since",
         "_heard",
         "_is_busy",
-        "_is_dirty",
         "_pinged",
         "_reason",
         "_shell",
@@ -109,7 +104,6 @@ class Link(asyncio.Protocol):
         self._closing_since: int | None = None
         self._draining_since: int | None = None
         self._stalled_since: int | None = None
-        self._is_dirty = False
         self._is_busy = True
         self._reason = ""
 
@@ -124,18 +118,14 @@ class Link(asyncio.Protocol):
         return self._transport.get_extra_info("peercert") if self._transport is not None else None
 
     def answer_all(self, answers: Sequence[tuple[int, bytes]]) -> None:
-        """Answer calls; they are written at the end of this turn of the loop."""
+        """Answer calls; the transport writes once at the end of this turn of the loop."""
         self.connection.answer_all(answers)
-        if not self._is_dirty:
-            self._is_dirty = True
-            self._shell.touch(self)
+        self.flush()
 
     def fail(self, stream_id: int, status: int, message: str, details: bytes = b"") -> None:
         """Answer a call with a gRPC status that is not OK."""
         self.connection.fail(stream_id, status, message, details)
-        if not self._is_dirty:
-            self._is_dirty = True
-            self._shell.touch(self)
+        self.flush()
 
     def drain(self, tick: int) -> None:
         """Ask the peer to go elsewhere, and close when its calls are answered."""
@@ -153,7 +143,6 @@ class Link(asyncio.Protocol):
 
     def flush(self) -> None:
         """Write what there is, and close if that was the last."""
-        self._is_dirty = False
         transport, connection = self._transport, self.connection
         if transport is None:
             return
@@ -200,8 +189,7 @@ class Link(asyncio.Protocol):
                 _log.exception("a service failed on %d calls", len(calls))
                 for stream_id, _, _ in calls:
                     connection.fail(stream_id, INTERNAL, "internal error")
-        if not self._is_dirty:
-            self.flush()
+        self.flush()
 
     def eof_received(self) -> bool:
         """Close when the peer has: a gRPC client that half closes waits for nothing."""

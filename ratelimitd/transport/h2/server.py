@@ -2,7 +2,7 @@
 
 Rules:
 - A service gets all calls of one read at once, `on_calls(link, calls)`, at the loop, and must not
-  block. It answers by `link.answer` and `link.fail`, when it likes; all answers of one turn of
+  block. It answers by `link.answer_all` and `link.fail`, when it likes; all answers of one turn of
   the loop and one connection are one write.
 - No task and no timer for a connection: one tick a second goes over the connections that did
   something since, and over those whose next check is due. So every wait ends up to a second late.
@@ -68,8 +68,6 @@ class Server:
         self._servers: list[asyncio.Server] = []
         self._empty = asyncio.Event()
         self._empty.set()
-        # Links to write to at the end of this turn of the loop.
-        self._dirty: list[Link] = []
         # Links that did something since the last tick, and the others by the tick of their check.
         self._busy: set[Link] = set()
         self._wheel: dict[int, set[Link]] = {}
@@ -119,12 +117,6 @@ class Server:
                 return True
         return False
 
-    def touch(self, link: Link) -> None:
-        """Write what `link` has to send at the end of this turn of the loop."""
-        if not self._dirty:
-            self._loop.call_soon(self._flush)
-        self._dirty.append(link)
-
     def wake(self, link: Link) -> None:
         """Note that `link` did something, so that the next tick looks at it."""
         self._busy.add(link)
@@ -158,11 +150,6 @@ class Server:
 
     def _new_link(self) -> Link:
         return Link(self)
-
-    def _flush(self) -> None:
-        dirty, self._dirty = self._dirty, []
-        for link in dirty:
-            link.flush()
 
     def _on_tick(self) -> None:
         self._timer = self._loop.call_later(TICK_S, self._on_tick)
