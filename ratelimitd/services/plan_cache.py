@@ -8,20 +8,26 @@ Rules:
 - Another policy or another hash secret is another cache: `clear`.
 """
 
+from array import array
 from collections.abc import Callable
 
 from ratelimitd.services.ready_plan import ReadyPlan
 
-MAX_BYTES = 16 * 1024 * 1024
+MAX_BYTES = 8 * 1024 * 1024
 MAX_REQUEST_BYTES = 1024
 # Measured with tracemalloc, and rounded up: what a plan takes with its request's bytes and its
 # place in the table, and what a counter's key adds.
-PLAN_BYTES = 512
-KEY_BYTES = 192
-# What a whole plan and an outline of its own take, with the descriptors that are usual.
-WHOLE_BYTES = 4_096
-# Seen once: hashes only. Larger than what fits into the cache, or nothing is ever seen twice.
+PLAN_BYTES = 192
+KEY_BYTES = 112
+# What the plan itself takes, if somebody asked for it, and for each of its checks.
+WHOLE_PLAN_BYTES = 1_024
+WHOLE_KEY_BYTES = 640
+# For a plan that was kept before somebody asked: one of four checks.
+COMPLETED_BYTES = WHOLE_PLAN_BYTES + 4 * WHOLE_KEY_BYTES
+# Seen once: a hash for each place, by its last bits; a later one takes the place of an earlier.
+# More than fit into the cache, or little is ever seen twice. 8 bytes each.
 MAX_SEEN = 65_536
+_PLACE = MAX_SEEN - 1
 
 
 class PlanCache:
@@ -41,8 +47,7 @@ class PlanCache:
         self._young: dict[bytes, ReadyPlan] = {}
         self._old: dict[bytes, ReadyPlan] = {}
         self._used = 0
-        self._seen: set[int] = set()
-        self._seen_before: set[int] = set()
+        self._seen = array("q", bytes(8 * MAX_SEEN))
 
     def __len__(self) -> int:
         """Return how many plans are held."""
@@ -67,21 +72,20 @@ class PlanCache:
 
     def note_completed(self, plans: int) -> None:
         """Take into account that so many plans became whole that may be kept here."""
-        self._used += plans * WHOLE_BYTES
+        self._used += plans * COMPLETED_BYTES
 
     def _keep(self, body: bytes, plan: ReadyPlan) -> None:
         cost = PLAN_BYTES + KEY_BYTES * len(plan.keys) + len(body)
         if plan.is_whole:
-            cost += WHOLE_BYTES
+            cost += WHOLE_PLAN_BYTES + WHOLE_KEY_BYTES * len(plan.keys)
         if self._used + cost > self._room:
             self._old, self._young, self._used = self._young, {}, 0
         self._young[body] = plan
         self._used += cost
 
     def _is_second_sight(self, sight: int) -> bool:
-        if sight in self._seen or sight in self._seen_before:
+        place = sight & _PLACE
+        if self._seen[place] == sight:
             return True
-        if len(self._seen) >= MAX_SEEN:
-            self._seen_before, self._seen = self._seen, set()
-        self._seen.add(sight)
+        self._seen[place] = sight
         return False

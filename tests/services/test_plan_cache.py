@@ -73,10 +73,30 @@ def test_sights_are_bounded_too() -> None:
     # given
     cache = PlanCache(Maker())
     # when
-    for number in range(2 * MAX_SEEN + 10):
+    for number in range(2 * MAX_SEEN):
         cache.get(b"%d" % number)
     # then
-    assert len(cache._seen) + len(cache._seen_before) <= 2 * MAX_SEEN  # noqa: SLF001 - the bound
+    assert len(cache._seen) == MAX_SEEN  # noqa: SLF001 - the bound
+
+
+def test_plan_that_becomes_whole_takes_more_room() -> None:
+    # given a full half of the cache
+    maker = Maker()
+    cache = PlanCache(maker, max_bytes=60_000)
+    for number in range(10):
+        cache.get(b"%d" % number)
+        cache.get(b"%d" % number)
+    assert len(cache) == 10
+    # when
+    cache.note_completed(10)
+    for _ in range(2):
+        cache.get(b"another")
+    # then the young ones became the old ones, and leave with the next
+    assert len(cache) == 11
+    cache.note_completed(10)
+    for _ in range(2):
+        cache.get(b"one more")
+    assert len(cache) == 2
 
 
 def test_clear_forgets_plans_and_sights() -> None:
