@@ -30,6 +30,7 @@ class ServerSpec:
     workers: int = 1
     has_tls: bool = False
     on_cluster: bool = False
+    has_deny_cache: bool = False
     tag: str = ""
 
 
@@ -185,10 +186,8 @@ CASES: Sequence[Case] = (
     _like_main("in_flight_512", _LOAD, "512 in flight", in_flight=512),
     _like_main("descriptors_3", _SHAPE, "3 descriptors, 3 counters", descriptors=3),
     _like_main("descriptors_10", _SHAPE, "10 descriptors, 10 counters", descriptors=10),
-    _like_main(
-        "denied", _SHAPE, "all denied, known from the call before", body=Body.DENIED, keys=100
-    ),
     _like_main("traceparent", _SHAPE, "a fresh traceparent in every call", traced=True),
+    _like_main("refused", _SHAPE, "all denied, by the store", body=Body.DENIED, keys=100),
     _like_main("gcra", _SHAPE, "gcra instead of fixed_window", pending=_NEXT),
     _like_main("key_tier_global", _SHAPE, "limits of key, tier and all", pending=_NEXT),
     _like_main("open_50", _OPEN, f"half of {MAIN}'s best rate", peak_of=MAIN, share=0.5, runs=5),
@@ -198,6 +197,14 @@ CASES: Sequence[Case] = (
     _like_main("keys_1m", _KEYS, "1 M keys, zipf", keys=1_000_000),
     _like_main("keys_1m_uniform", _KEYS, "1 M keys, uniform", keys=1_000_000, draw=Draw.UNIFORM),
     *_fleet_cases(),
+    _like_main(
+        "denied",
+        _SHAPE,
+        "all denied, known from the call before: --deny-cache-bytes",
+        body=Body.DENIED,
+        keys=100,
+        server=ServerSpec(has_deny_cache=True),
+    ),
     _like_main("workers_2", _SERVER, "2 workers", server=ServerSpec(workers=2)),
     _like_main("tls", _SERVER, "TLS", server=ServerSpec(has_tls=True)),
     _like_main("cluster", _SERVER, "Cluster of 3 nodes", server=ServerSpec(on_cluster=True)),

@@ -16,6 +16,7 @@ from tests.support.daemon import Daemon, clean_environment, daemon_command, runn
 
 # Wide enough for the help to break no line.
 _COLUMNS = "250"
+DENY_CACHE_BYTES = 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -77,6 +78,8 @@ def serving(server: ServerSpec, store: Store, directory: Path, pins: Pins) -> It
     flags = ["--log-level", "warning"]
     if abilities().has_data_plane:
         flags += ["--data-plane", server.data_plane]
+    if server.has_deny_cache:
+        flags += ["--deny-cache-bytes", str(DENY_CACHE_BYTES)]
     if server.workers > 1:
         flags += ["--workers", str(server.workers)]
     ca = ""
