@@ -35,6 +35,22 @@ class Told:
         self.answered.set_exception(error)
 
 
+class Read:
+    """Where the calls of a read are answered: the numbers of each group, and of those that fail."""
+
+    def __init__(self) -> None:
+        self.answers: list[list[int]] = []
+        self.failed: list[int] = []
+        self.is_answered = asyncio.Event()
+
+    def answer_all(self, answers: Sequence[tuple[int, bytes]]) -> None:
+        self.answers.append([number for number, _ in answers])
+        self.is_answered.set()
+
+    def fail(self, number: int, error: Exception) -> None:
+        self.failed.append(number)
+
+
 async def ask(
     hot: HotPath, message: rls_pb2.RateLimitRequest | bytes, context: CallContext = PATIENT
 ) -> rls_pb2.RateLimitResponse:
@@ -78,6 +94,25 @@ async def test_calls_of_one_turn_are_one_batch(start: Start) -> None:
     # then
     assert codes.count("OK") == 2
     assert running.script_calls() - before == 1
+
+
+async def test_answers_to_a_read_go_back_together(start: Start) -> None:
+    # given two reads in one turn, one of them with a call that is refused at once
+    running = await start(POLICY)
+    hot = HotPath(running.service, DEFAULT_DEADLINE_S)
+    await overall(running, hot, "a=warm")
+    before = running.script_calls()
+    reads = [Read(), Read()]
+    calls = [(number, PATIENT, message_of("a=1").SerializeToString()) for number in (1, 3, 5)]
+    # when
+    hot.serve(calls, reads[0])
+    hot.serve([*calls, (7, PATIENT, b"")], reads[1])
+    for read in reads:
+        await read.is_answered.wait()
+    # then
+    assert running.script_calls() - before == 1
+    assert [read.answers for read in reads] == [[[1, 3, 5]], [[1, 3, 5]]]
+    assert [read.failed for read in reads] == [[], [7]]
 
 
 async def test_new_policy_is_in_force_at_once_for_known_requests(start: Start) -> None:
