@@ -17,7 +17,7 @@ import typer
 from ratelimitd import terminal
 from ratelimitd.errors import ConfigError, Finding, PolicyError
 from ratelimitd.policy.compile import Compiled, CompileOptions, compile_policy
-from ratelimitd.policy.dump import to_table
+from ratelimitd.policy.dump import to_callers_table, to_table
 from ratelimitd.policy_source import DirectorySource, UnreadableFiles
 from ratelimitd.settings import options
 from ratelimitd.settings.load import load_policy_settings, load_settings
@@ -183,8 +183,12 @@ def validate(directory: Path, flags: dict[str, str]) -> int:
         return terminal.EXIT_FAILED
     _show_findings(directory, "warning: ", compiled.warnings)
     typer.echo("\n".join(map(terminal.printable, to_table(compiled.policy))))
-    domains = terminal.count(len(compiled.policy.domains), "domain")
-    typer.echo(f"\nNo errors. {domains}, {compiled.policy.revision}")
+    found = terminal.count(len(compiled.policy.domains), "domain")
+    if compiled.callers is not None:
+        table = to_callers_table(compiled.callers)
+        typer.echo("\n" + "\n".join(map(terminal.printable, table)))
+        found += ", " + terminal.count(len(compiled.callers.sans), "caller")
+    typer.echo(f"\nNo errors. {found}, {compiled.policy.revision}")
     return 0
 
 

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias, cast
 import watchfiles
 
 from ratelimitd.errors import ConfigError, Finding, PolicyError
+from ratelimitd.policy.callers import CALLERS_FILE
 from ratelimitd.policy.document import MAX_FILE_BYTES
 from ratelimitd.policy_walk import Signature as FileSignature
 from ratelimitd.policy_walk import Walk, to_finding, walk
@@ -174,7 +175,7 @@ class DirectorySource:
 
     def _read_once(self) -> dict[str, bytes]:
         found = self._walk()
-        if not found.files and not found.findings:
+        if not found.files.keys() - {CALLERS_FILE} and not found.findings:
             # No limits at all is never what an emptied directory is meant to say.
             raise ConfigError(f"{self.root} has no policy files; put at least one there")
         contents: dict[str, bytes] = {}

@@ -2,6 +2,8 @@
 
 Rules:
 - Every file below the root is policy, whatever its extension; its name is its relative path.
+- A root that is a single file has CALLERS_FILE beside it, if there is one, as a directory has it
+  among its files.
 - Symlinks are followed, each directory once, so a loop ends and a Kubernetes mount works: there
   `api.yaml` links into `..data`, which is swapped as a whole.
 - What cannot be read is a finding, and the walk goes on.
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ratelimitd.errors import ConfigError, Finding
+from ratelimitd.policy.callers import CALLERS_FILE
 from ratelimitd.policy.compile import MAX_FILES
 
 MAX_DIRECTORIES = 1_000
@@ -47,6 +50,7 @@ def walk(root: Path, *, ignore_dotfiles: bool) -> Walk:
             _Walker(root, "." if ignore_dotfiles else "..", {target}, found).directory(root, "")
         else:
             _add_file(root, root.name, found)
+            _add_callers(root.parent / CALLERS_FILE, found)
     except (OSError, RuntimeError) as error:
         raise _unreadable(root, error) from error
     return found
@@ -55,6 +59,17 @@ def walk(root: Path, *, ignore_dotfiles: bool) -> Walk:
 def to_finding(name: str, path: Path, error: OSError | RuntimeError) -> Finding:
     """Return what is told of something that could not be read."""
     return Finding(name, 0, 0, "", _reason(path, error))
+
+
+def _add_callers(path: Path, found: Walk) -> None:
+    """Add the file that says who may call, if it is there."""
+    found.directories.add(path.parent.resolve())
+    try:
+        _add_file(path, CALLERS_FILE, found)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, FileNotFoundError) and not path.is_symlink():
+            return
+        _add_unreadable(path, CALLERS_FILE, error, found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +92,7 @@ class _Walker:
             try:
                 self._entry(entry, name)
             except (OSError, RuntimeError) as error:
-                _check_number(entry, self.found)
-                self.found.findings.append(to_finding(name, entry, error))
-                # It is no file to read, and a change as soon as it is another thing.
-                self.found.signature.append((name, 0, 0, 0, 0, 0))
+                _add_unreadable(entry, name, error, self.found)
 
     def _entry(self, entry: Path, name: str) -> None:
         if not entry.is_dir():
@@ -109,6 +121,13 @@ def _add_file(path: Path, name: str, found: Walk) -> None:
             status.st_ctime_ns,
         )
     )
+
+
+def _add_unreadable(path: Path, name: str, error: OSError | RuntimeError, found: Walk) -> None:
+    _check_number(path, found)
+    found.findings.append(to_finding(name, path, error))
+    # It is no file to read, and a change as soon as it is another thing.
+    found.signature.append((name, 0, 0, 0, 0, 0))
 
 
 def _check_number(path: Path, found: Walk) -> None:

@@ -94,7 +94,7 @@ async def _serve(settings: Settings, telemetry: Telemetry, on_ready: OnReady) ->
         for tell in told:
             await tell()
 
-    policies = policy_loop(settings.policy, holder, telemetry, tell_all)
+    policies = policy_loop(settings, holder, telemetry, tell_all)
     await _load_first(policies, can_fail=settings.policy.can_start_without)
     async with AsyncExitStack() as stack:
         opening = open_engine(settings, telemetry, health, reporter.refresh, stack)

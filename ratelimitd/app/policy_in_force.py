@@ -15,6 +15,7 @@ _NO_DOMAINS = b'"domains": []\n}\n'
 async def put_in_force(loaded: Loaded, holder: PolicyHolder, telemetry: Telemetry) -> None:
     """Replace the policy at once; the rows of metrics follow in steps."""
     holder.policy = loaded.policy
+    holder.callers = loaded.callers
     holder.listing = loaded.listing
     holder.load_error = ""
     for _ in telemetry.policy_loaded(loaded.policy, now_s=time.time(), names=loaded.names):

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from ratelimitd.app.compiler import CompilerError, compile_apart, let_go
 from ratelimitd.app.policy_in_force import put_in_force
 from ratelimitd.errors import ConfigError
+from ratelimitd.policy.callers import CALLERS_FILE, Callers
 from ratelimitd.policy.compile import CompileOptions
 from ratelimitd.policy.loaded import Loaded
 from ratelimitd.policy.model import Policy
@@ -25,10 +26,11 @@ from ratelimitd.policy.report import quote
 from ratelimitd.policy.transfer import compile_to_frames, load
 from ratelimitd.policy_source import DirectorySource, Reading, Signature
 from ratelimitd.services.policy_holder import PolicyHolder
-from ratelimitd.settings.model import PolicySettings
+from ratelimitd.settings.model import Settings
 from ratelimitd.telemetry.counters import Telemetry
 from ratelimitd.telemetry.logs import fields
 from ratelimitd.transport.errors import new_error_id
+from ratelimitd.transport.listen import is_private
 
 _log = logging.getLogger("ratelimitd.policy")
 
@@ -54,7 +56,10 @@ class _Failure:
 
 @dataclass(slots=True, kw_only=True)
 class PolicyLoop:
-    """Keeps `holder` at the newest good policy; `on_load` is told after each attempt."""
+    """Keeps `holder` at the newest good policy; `on_load` is told after each attempt.
+
+    `unguarded` is a port that others can reach and that asks nobody who they are, "" for none.
+    """
 
     source: DirectorySource
     options: CompileOptions
@@ -62,6 +67,7 @@ class PolicyLoop:
     telemetry: Telemetry
     on_load: Callable[[], Awaitable[None]]
     now_s: Callable[[], float] = time.monotonic
+    unguarded: str = ""
     # What the policy in force was made of, for workers.
     files: Mapping[str, bytes] | None = None
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -136,10 +142,12 @@ class PolicyLoop:
 
     async def _put_in_force(self, loaded: Loaded, reading: Reading) -> None:
         policy, before = loaded.policy, self.holder.policy
+        callers_before = self.holder.callers
         self.files = reading.files()
         self._failure = None
         self.source.settle(reading)
         await put_in_force(loaded, self.holder, self.telemetry)
+        self._log_callers(callers_before, loaded.callers, is_first=before is None)
         if before is None or before.revision != policy.revision:
             _log.info(
                 "policy in force",
@@ -152,6 +160,23 @@ class PolicyLoop:
         del before
         old, self._parts = self._parts, loaded.parts
         await let_go(old)
+
+    def _log_callers(self, before: Callers | None, now: Callers | None, *, is_first: bool) -> None:
+        """Say that calls are restricted to callers from now on, or that they are not."""
+        if now is None and is_first:
+            _log.info("no %s: whoever reaches the gRPC port may call everything", CALLERS_FILE)
+        elif now is None and before is not None:
+            _log.warning(
+                "%s is gone: whoever reaches the gRPC port may call everything now", CALLERS_FILE
+            )
+        elif now is not None and before is None:
+            _log.info("%s in force", CALLERS_FILE, extra=fields(callers=len(now.sans)))
+            if self.unguarded:
+                _log.warning(
+                    "%s says who may call on the gRPC port; /json on %s asks nobody who they are",
+                    CALLERS_FILE,
+                    self.unguarded,
+                )
 
     def _note_error(self, text: str) -> None:
         lines = [_shortened(line) for line in text.splitlines()]
@@ -173,20 +198,24 @@ class PolicyLoop:
 
 
 def policy_loop(
-    settings: PolicySettings,
+    settings: Settings,
     holder: PolicyHolder,
     telemetry: Telemetry,
     on_load: Callable[[], Awaitable[None]],
 ) -> PolicyLoop:
     """Return the loop that `settings` ask for; nothing is read yet."""
+    policy, listen = settings.policy, settings.listen
     return PolicyLoop(
-        source=DirectorySource(settings.directory, ignore_dotfiles=settings.is_ignoring_dot_files),
+        source=DirectorySource(policy.directory, ignore_dotfiles=policy.is_ignoring_dot_files),
         options=CompileOptions(
-            merge_domains=settings.is_merging_domains, counts_denied=settings.counts_denied
+            merge_domains=policy.is_merging_domains,
+            counts_denied=policy.counts_denied,
+            knows_callers=listen.knows_callers,
         ),
         holder=holder,
         telemetry=telemetry,
         on_load=on_load,
+        unguarded="" if is_private(listen.http) else str(listen.http),
     )
 
 

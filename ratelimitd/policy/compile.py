@@ -4,6 +4,7 @@ Rules:
 - Files are read in the order of their names, so wildcards of merged domains are too.
 - A file that the reference server accepts gives the same decisions here; what it silently
   ignores is a warning.
+- One file among them is no policy: CALLERS_FILE says who may call.
 """
 
 import hashlib
@@ -11,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ratelimitd.errors import Finding, PolicyError
+from ratelimitd.policy.callers import CALLERS_FILE, Callers
+from ratelimitd.policy.callers_file import Reading, read_callers, warn_unknown_domains
 from ratelimitd.policy.document import read_document
 from ratelimitd.policy.fields import read_choice, read_list, read_map, read_text, value_of
 from ratelimitd.policy.limits import Defaults, charges_denied, read_defaults
@@ -40,19 +43,25 @@ class CompileOptions:
     """Settings of the daemon that change what a file means.
 
     `merge_domains` lets several files describe one domain. `counts_denied=False` stops charging
-    denied hits everywhere, whatever the rules say.
+    denied hits everywhere, whatever the rules say. `knows_callers=False` is a daemon that asks
+    nobody for a certificate, for which a CALLERS_FILE can mean nothing.
     """
 
     merge_domains: bool = False
     counts_denied: bool = True
+    knows_callers: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A policy without errors, and what is odd about it, in file order."""
+    """A policy without errors, and what is odd about it, in file order.
+
+    `callers` is None where everybody may call everything.
+    """
 
     policy: Policy
     warnings: tuple[Finding, ...]
+    callers: Callers | None = None
 
 
 def compile_policy(
@@ -64,13 +73,19 @@ def compile_policy(
         message = f"{len(files)} files; a policy has at most {MAX_FILES}"
         raise PolicyError([Finding("policy", 0, 0, "", message)])
     reports = []
+    callers: tuple[Reading, Report] | None = None
     for name in sorted(files):
         report = Report(name)
         reports.append(report)
+        if name == CALLERS_FILE:
+            callers = (_read_callers(files[name], report, state.options), report)
+            continue
         root = read_document(files[name], report)
         if root is not None:
             check_keys(root, report)
             _read_file(root, report, state)
+    if callers is not None:
+        warn_unknown_domains(callers[0], state.domains, callers[1])
     if any(report.has_errors for report in reports):
         raise PolicyError([finding for report in reports for finding in report.errors])
     policy = Policy(
@@ -78,7 +93,7 @@ def compile_policy(
         domains={draft.name: _finish(draft, state.options) for draft in state.domains.values()},
     )
     warnings = tuple(finding for report in reports for finding in report.warnings)
-    return Compiled(policy, warnings)
+    return Compiled(policy, warnings, callers[0].callers if callers is not None else None)
 
 
 @dataclass(slots=True)
@@ -100,6 +115,18 @@ class _State:
     options: CompileOptions
     domains: dict[str, _Draft] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
+
+
+def _read_callers(content: str | bytes, report: Report, options: CompileOptions) -> Reading:
+    reading = read_callers(content, report)
+    if not options.knows_callers:
+        report.error(
+            None,
+            "",
+            "says who may call, and without client certificates nobody can be told apart; "
+            "add --grpc-client-ca, or take the file away to let everybody",
+        )
+    return reading
 
 
 def _read_file(root: MapNode, report: Report, state: _State) -> None:

@@ -29,8 +29,11 @@ MAX_DEPTH = 100
 """Nested maps and lists: 32 levels of descriptors take 64, metadata 16 more."""
 
 
-def read_document(content: str | bytes, report: Report) -> MapNode | None:
-    """Return the root map of a file, or None when there is none to go on with."""
+def read_document(content: str | bytes, report: Report, key: str = "domain") -> MapNode | None:
+    """Return the root map of a file, or None when there is none to go on with.
+
+    `key` is what no such file does without, for messages.
+    """
     text = _decode(content, report)
     if text is None:
         return None
@@ -44,9 +47,9 @@ def read_document(content: str | bytes, report: Report) -> MapNode | None:
     if isinstance(root, MapNode):
         return root
     if root is None or (isinstance(root, Scalar) and root.is_plain and not root.text):
-        report.error(None, "", "the file is empty; it needs at least `domain:`")
+        report.error(None, "", f"the file is empty; it needs at least `{key}:`")
     else:
-        report.error(root, "", "the file must be a map with the key `domain`, not a list or text")
+        report.error(root, "", f"the file must be a map with the key `{key}`, not a list or text")
     return None
 
 
@@ -153,7 +156,7 @@ class _Builder:
             elif isinstance(event, ev.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    message = "a second document starts here; one file is one domain"
+                    message = "a second document starts here; one file is one document"
                     self._report.error(place, "", message)
                     break
         return self._root

@@ -1,4 +1,4 @@
-"""Shows a compiled policy: as the reference server does, as JSON, and as a table.
+"""Shows a compiled policy: as the reference server does, as JSON, and as tables.
 
 Rules:
 - Domains are in the order of their files, rules in the order of the file.
@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from ratelimitd.json_value import JsonObject, JsonValue
+from ratelimitd.policy.callers import Callers, Names
 from ratelimitd.policy.model import Domain, FailurePolicy, Limit, Node, Policy
 
 
@@ -52,11 +53,16 @@ def to_table(policy: Policy) -> list[str]:
         (limit.rule, describe_amount(limit), ", ".join(modes(limit)) or "-", str(limit.position))
         for limit in limits(policy)
     ]
-    widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (heading, *rows)
-    ]
+    return _aligned(heading, rows)
+
+
+def to_callers_table(callers: Callers) -> list[str]:
+    """Return aligned lines, a heading first: caller, domains, methods, position."""
+    rows = []
+    for (_, text), number in callers.sans.items():
+        entry = callers.entries[number]
+        rows.append((text, _listed(entry.domains), _listed(entry.methods), str(entry.position)))
+    return _aligned(("CALLER", "DOMAINS", "METHODS", "POSITION"), rows)
 
 
 def limits(policy: Policy) -> Iterator[Limit]:
@@ -87,6 +93,18 @@ def modes(limit: Limit) -> list[str]:
     }
     words = [word for word, is_set in found.items() if is_set]
     return words + [f"replaces {name}" for name in sorted(limit.replaces)]
+
+
+def _listed(names: Names) -> str:
+    return "all" if names is None else ", ".join(sorted(names))
+
+
+def _aligned(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (heading, *rows)
+    ]
 
 
 def _limits_below(node: Node) -> Iterator[Limit]:

@@ -24,8 +24,12 @@ MAX_REQUESTS_PER_UNIT = 2**32 - 1
 def value_of(node: MapNode, name: str) -> YamlNode | None:
     """Return the value of key `name`; None when absent or null."""
     value = node.get(name)
-    is_null = isinstance(value, Scalar) and value.is_plain and resolve(value.text) is None
-    return None if is_null else value
+    return None if is_null(value) else value
+
+
+def is_null(value: YamlNode | None) -> bool:
+    """Tell whether a value is `~`, `null` or nothing."""
+    return isinstance(value, Scalar) and value.is_plain and resolve(value.text) is None
 
 
 def read_text(node: MapNode, name: str, path: str, report: Report) -> str:

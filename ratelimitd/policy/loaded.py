@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+from ratelimitd.policy.callers import Callers
 from ratelimitd.policy.model import Policy
 
 RELEASED_PER_STEP = 500
@@ -38,11 +39,13 @@ class Listing:
 class Loaded:
     """A policy ready to be put in force; `warnings` are the first, `more_warnings` the others.
 
+    `callers` is None where everybody may call everything.
     `parts` holds every node, children first, and every key of `names`, so that an old policy can
     be let go in steps.
     """
 
     policy: Policy
+    callers: Callers | None
     names: RuleNames
     listing: Listing
     warnings: tuple[str, ...]

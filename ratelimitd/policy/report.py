@@ -97,9 +97,9 @@ class _Findings:
     more: int = 0
 
 
-def quote(text: str) -> str:
+def quote(text: str, at_most: int = QUOTED_CHARACTERS) -> str:
     """Return `text` between backquotes on one line, shortened if it is long."""
-    shown = text if len(text) <= QUOTED_CHARACTERS else text[: QUOTED_CHARACTERS - 3] + "..."
+    shown = text if len(text) <= at_most else text[: at_most - 3] + "..."
     return "`" + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown) + "`"
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
+from ratelimitd.policy.callers import CALLERS_FILE
 from ratelimitd.policy.nodes import ListNode, MapNode, Scalar, YamlNode
 from ratelimitd.policy.report import Report, join_path, one_of, quote
 from ratelimitd.policy.scalars import resolve
@@ -140,6 +141,10 @@ def _is_known(key: Scalar, place: Place | None, path: str, report: Report) -> bo
         where = f"in {place.title}" if place is not None else "here"
         homes = one_of([p.title for p in _PLACES if name in p.own | p.upstream])
         report.error(key, path, f"cannot stand {where}; it belongs in {homes}")
+        return False
+    if name == "callers" and place is _ROOT:
+        message = f"who may call stands in {CALLERS_FILE} alone, at the top of the directory"
+        report.error(key, path, message)
         return False
     known = sorted(place.upstream | place.own) if place is not None else sorted(UPSTREAM_KEYS)
     hint = _suggest(name, known) if report.may_suggest() else ""

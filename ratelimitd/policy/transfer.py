@@ -14,6 +14,7 @@ from itertools import islice
 from typing import TypeAlias, assert_never
 
 from ratelimitd.errors import Finding, PolicyError
+from ratelimitd.policy.callers import Callers, Entry, San
 from ratelimitd.policy.compile import Compiled, CompileOptions, compile_policy
 from ratelimitd.policy.dump import to_json, to_rlconfig
 from ratelimitd.policy.loaded import Listing, Loaded, RuleNames
@@ -21,6 +22,9 @@ from ratelimitd.policy.model import Domain, Node, Policy, Wildcard
 
 NODES_PER_FRAME = 50
 """About a millisecond to read, on a slow core."""
+
+NAMES_PER_FRAME = 2_000
+"""Of callers, or of domains and methods; the last entry of a frame may take it beyond."""
 
 PIECE_BYTES = 64 * 1024
 """Of a page; what one write to a socket takes."""
@@ -55,6 +59,16 @@ class _EndOfDomain:
 
 
 @dataclass(frozen=True, slots=True)
+class _Entries:
+    entries: list[Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sans:
+    sans: dict[San, int]
+
+
+@dataclass(frozen=True, slots=True)
 class _Piece:
     page: str
     text: bytes
@@ -72,7 +86,7 @@ class _Errors:
     findings: tuple[Finding, ...]
 
 
-_Frame: TypeAlias = _Nodes | _EndOfDomain | _Piece | _End | _Errors
+_Frame: TypeAlias = _Nodes | _EndOfDomain | _Entries | _Sans | _Piece | _End | _Errors
 
 
 def compile_to_frames(
@@ -110,6 +124,8 @@ class Assembly:
     _keys: set[tuple[str, str]] = field(default_factory=set)
     _rules: set[str] = field(default_factory=set)
     _limits: int = 0
+    _entries: list[Entry] = field(default_factory=list)
+    _sans: dict[San, int] = field(default_factory=dict)
     _pages: dict[str, list[bytes]] = field(default_factory=lambda: {"document": [], "rlconfig": []})
     _end: _End | None = None
 
@@ -122,6 +138,10 @@ class Assembly:
                     self._add_node(record)
             case _EndOfDomain(domain):
                 self._end_domain(domain)
+            case _Entries(entries):
+                self._entries += entries
+            case _Sans(sans):
+                self._sans |= sans
             case _Piece(page, text):
                 self._pages[page].append(text)
             case _End():
@@ -143,6 +163,8 @@ class Assembly:
         assert not any(self._levels)
         return Loaded(
             policy=Policy(end.revision, self._domains),
+            # A file of callers names at least one.
+            callers=Callers(self._entries, self._sans) if self._entries else None,
             names=RuleNames(self._keys, self._rules, self._limits),
             listing=Listing(tuple(self._pages["document"]), tuple(self._pages["rlconfig"])),
             warnings=end.warnings,
@@ -184,6 +206,8 @@ def _to_frames(compiled: Compiled) -> Iterator[_Frame]:
         while batch := list(islice(records, NODES_PER_FRAME)):
             yield _Nodes(batch)
         yield _EndOfDomain(replace(domain, root=_without_children(domain.root)))
+    if compiled.callers is not None:
+        yield from _caller_frames(compiled.callers)
     for page, text in (("document", to_json(policy)), ("rlconfig", to_rlconfig(policy))):
         data = text.encode("utf-8", "replace")
         for at in range(0, len(data), PIECE_BYTES):
@@ -193,6 +217,21 @@ def _to_frames(compiled: Compiled) -> Iterator[_Frame]:
         tuple(str(finding) for finding in compiled.warnings[:MAX_WARNINGS]),
         max(0, len(compiled.warnings) - MAX_WARNINGS),
     )
+
+
+def _caller_frames(callers: Callers) -> Iterator[_Frame]:
+    batch: list[Entry] = []
+    names = 0
+    for entry in callers.entries:
+        batch.append(entry)
+        names += 1 + len(entry.domains or ()) + len(entry.methods or ())
+        if names >= NAMES_PER_FRAME:
+            yield _Entries(batch)
+            batch, names = [], 0
+    yield _Entries(batch)
+    sans = iter(callers.sans.items())
+    while part := dict(islice(sans, NAMES_PER_FRAME)):
+        yield _Sans(part)
 
 
 def _records(node: Node, depth: int) -> Iterator[_Record]:

@@ -1,8 +1,9 @@
-"""The policy in force: one reference that a reload replaces, and what became of the last load."""
+"""The policy in force and who may call: references that a reload replaces."""
 
 from dataclasses import dataclass
 
 from ratelimitd.errors import NotReady
+from ratelimitd.policy.callers import Callers
 from ratelimitd.policy.loaded import Listing
 from ratelimitd.policy.model import Policy
 
@@ -11,12 +12,14 @@ from ratelimitd.policy.model import Policy
 class PolicyHolder:
     """`policy` is None until a first one was good; `load_error` is the last load's, "" if good.
 
-    `listing` is what the pages show of it; None where nobody asks.
+    `listing` is what the pages show of it; None where nobody asks. `callers` is None where
+    everybody may call everything.
 
     A request reads `policy` once, so that it never sees half of two.
     """
 
     policy: Policy | None = None
+    callers: Callers | None = None
     load_error: str = ""
     listing: Listing | None = None
 

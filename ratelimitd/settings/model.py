@@ -54,6 +54,11 @@ class ListenSettings:
     connection_age_grace_ms: int
     drain_grace_s: float
 
+    @property
+    def knows_callers(self) -> bool:
+        """Whether callers of the gRPC port show certificates, by which they can be told apart."""
+        return self.tls is not None and self.tls.client_ca is not None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:

@@ -128,6 +128,23 @@ def test_validate_tells_every_error_of_every_file(run: Run, tmp_path: Path) -> N
     assert errors[-1].endswith("nothing of it would be served")
 
 
+@pytest.mark.parametrize("target", ["", "a.yaml"])
+def test_validate_checks_who_may_call(run: Run, tmp_path: Path, target: str) -> None:
+    (tmp_path / "a.yaml").write_text(GOOD)
+    (tmp_path / "callers.yaml").write_text("callers: [{san: a b, domains: [api], methods: all}]")
+    directory = str(tmp_path / target)
+
+    code, errors, _ = run("ratelimitd", "validate", directory)
+    (tmp_path / "callers.yaml").write_text("callers: [{san: edge, domains: [ap], methods: all}]")
+    good_code, warnings, output = run("ratelimitd", "validate", directory)
+
+    assert (code, good_code) == (1, 0)
+    assert errors[0].startswith(f"{tmp_path}/callers.yaml:1:17: callers[0].san: `a b` is no DNS")
+    assert warnings[0].endswith("warning: no policy file has the domain `ap`; did you mean `api`?")
+    assert "edge    ap       all      callers.yaml:1:11" in output
+    assert "No errors. 1 domain, 1 caller, " in output
+
+
 def test_validate_tells_of_unreadable_files_beside_the_others(run: Run, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(GOOD.replace("minute", "fortnight"))
     (tmp_path / "b.yaml").symlink_to("gone")

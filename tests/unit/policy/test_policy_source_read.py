@@ -50,6 +50,42 @@ def test_read_takes_a_single_file(tmp_path: Path) -> None:
     assert DirectorySource(tmp_path / "api.yaml").read() == {"api.yaml": b"1"}
 
 
+def test_read_of_a_single_file_takes_the_callers_beside_it(tmp_path: Path) -> None:
+    write(tmp_path / "api.yaml", "1")
+    write(tmp_path / "other.yaml", "2")
+    source = DirectorySource(tmp_path / "api.yaml")
+    before = source.take()
+
+    write(tmp_path / "callers.yaml", "3")
+
+    after = source.take()
+    assert after.files() == {"api.yaml": b"1", "callers.yaml": b"3"}
+    assert before.signature != after.signature
+    assert tmp_path in source._watched()  # noqa: SLF001 - events there mean a change
+
+
+@pytest.mark.parametrize("how", ["directory", "broken link"])
+def test_read_of_callers_that_cannot_be_read_is_an_error(tmp_path: Path, how: str) -> None:
+    write(tmp_path / "api.yaml", "1")
+    if how == "directory":
+        (tmp_path / "callers.yaml").mkdir()
+    else:
+        (tmp_path / "callers.yaml").symlink_to("gone")
+
+    with pytest.raises(UnreadableFiles, match=r"callers\.yaml: is ") as caught:
+        DirectorySource(tmp_path / "api.yaml").read()
+
+    assert caught.value.files == {"api.yaml": b"1"}
+
+
+@pytest.mark.parametrize("root", [".", "callers.yaml"])
+def test_read_of_callers_alone_is_no_policy(tmp_path: Path, root: str) -> None:
+    write(tmp_path / "callers.yaml", "1")
+
+    with pytest.raises(ConfigError, match="has no policy files"):
+        DirectorySource(tmp_path / root).read()
+
+
 def test_read_follows_linked_directories_once(tmp_path: Path) -> None:
     write(tmp_path / "elsewhere" / "a", "1")
     (tmp_path / "root").mkdir()

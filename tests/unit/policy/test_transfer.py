@@ -11,6 +11,7 @@ from ratelimitd.policy.loaded import RELEASED_PER_STEP, release
 from ratelimitd.policy.transfer import (
     MAX_ERRORS,
     MAX_WARNINGS,
+    NAMES_PER_FRAME,
     NODES_PER_FRAME,
     Assembly,
     compile_to_frames,
@@ -72,6 +73,25 @@ def test_load_gives_pages_in_pieces() -> None:
     }
     assert len(loaded.listing.document) > 1
     assert b"".join(loaded.listing.rlconfig).decode() == to_rlconfig(policy)
+
+
+def test_load_gives_the_callers() -> None:
+    entries = "".join(
+        f"  - {{san: [h{number}, i{number}], domains: [d{number % 7}, e], methods: all}}\n"
+        for number in range(2 * NAMES_PER_FRAME)
+    )
+    files: dict[str, str | bytes] = {"a": "domain: e", "callers.yaml": f"callers:\n{entries}"}
+
+    with_callers, without = load(compile_to_frames(files)), load(compile_to_frames(many(1)))
+
+    compiled = compile_policy(files)
+    assert compiled.callers is not None
+    assert with_callers.callers == compiled.callers
+    assert with_callers.policy == compiled.policy
+    assert without.callers is None
+    # Entries of some thousand names, and names of some thousand entries, are several frames each.
+    frames = len(list(compile_to_frames(files))) - len(list(compile_to_frames({"a": "domain: e"})))
+    assert frames >= 6 + 4
 
 
 def test_load_bounds_the_warnings() -> None:
