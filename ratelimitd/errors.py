@@ -6,6 +6,7 @@
     |- NotReady             the operator: no policy was ever loaded
     |- InvalidRequest       the caller: the request can never be answered
     |- UnknownService       the caller: the health of something that is not here was asked for
+    |- NotPermitted         the caller: its certificate does not allow that
     `- StoreError           nobody's request is wrong: the store did not answer
        |- StoreUnavailable  nothing was sent, so nothing was spent
        |  `- StoreOverloaded  more waits for it than may
@@ -66,6 +67,10 @@ class InvalidRequest(RatelimitError):  # noqa: N818 - the name of the gRPC statu
 
 class UnknownService(RatelimitError):  # noqa: N818 - reads as what is the case
     """The caller asks how a service is that is not here; NOT_FOUND."""
+
+
+class NotPermitted(RatelimitError):  # noqa: N818 - reads as what is the case
+    """The caller is known, or not, and may not do what it asks for; PERMISSION_DENIED."""
 
 
 class StoreError(RatelimitError):

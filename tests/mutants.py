@@ -14,13 +14,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 300
-COPIED = ("ratelimitd", "quotas", "lua", "tests", "proto", "pyproject.toml")
+COPIED = ("ratelimitd", "quotas", "lua", "tests", "proto", "examples", "pyproject.toml")
 
 CHECK_TESTS = ("tests/property/test_check.py", "-k", "valkey9")
 WINDOW = "lua/lib/fixed_window.lua"
 BATCH = "lua/lib/batch.lua"
 DECISION_TESTS = ("tests/unit/decisions",)
 READY_TESTS = ("tests/property/test_ready_plans.py",)
+CALLER_TESTS = (
+    *("tests/unit/policy/test_callers.py", "tests/unit/policy/test_callers_file.py"),
+    *("tests/services/test_gate.py", "tests/transport/test_callers.py"),
+)
 DENY_CACHE = "ratelimitd/decisions/deny_cache.py"
 
 
@@ -245,6 +249,48 @@ MUTANTS = (
         "if sent is None else sent",
         "if not sent else sent",
         DECISION_TESTS,
+    ),
+    Mutant(
+        "a name of a certificate is compared without its kind",
+        "ratelimitd/policy/callers.py",
+        "return kind, text.lower()",
+        "return URI, text.lower()",
+        CALLER_TESTS,
+    ),
+    Mutant(
+        "one name's methods come with another's domains",
+        "ratelimitd/policy/callers.py",
+        "others = _union(others, entry.domains)",
+        "others = None",
+        CALLER_TESTS,
+    ),
+    Mutant(
+        "a peer keeps the rights that it came with",
+        "ratelimitd/services/gate.py",
+        "if callers is not self._callers:",
+        "if self._callers is _NOBODY:",
+        CALLER_TESTS,
+    ),
+    Mutant(
+        "every domain is admitted",
+        "ratelimitd/services/gate.py",
+        "if domains is None or domain in domains:",
+        "if domains is None or domains:",
+        CALLER_TESTS,
+    ),
+    Mutant(
+        "callers with names pass by the file",
+        "ratelimitd/services/gate.py",
+        "return self.holder.callers is None and not self.names",
+        "return not self.names",
+        CALLER_TESTS,
+    ),
+    Mutant(
+        "a callers file without certificates is taken",
+        "ratelimitd/policy/compile.py",
+        "if not options.knows_callers:",
+        "if False:",
+        CALLER_TESTS,
     ),
 )
 

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from ratelimitd.app.engine import Engine
 from ratelimitd.app.h2_port import h2_server, measure, tls_context
 from ratelimitd.app.servers import HTTP_GRACE_S, DataPorts, Ports, add_health, hot_method
+from ratelimitd.services.gate import Gate
 from ratelimitd.settings.model import ListenSettings, Settings
 from ratelimitd.settings.values import DataPlane
 from ratelimitd.transport import sockets
@@ -20,14 +21,15 @@ def data_ports(settings: Settings, engine: Engine, ports: Ports) -> DataPorts:
     """Return who serves the gRPC and the HTTP port in this process; nothing is open yet."""
     if settings.data_plane is DataPlane.H2:
         return _H2Ports(settings, engine, ports.pages)
-    return _GrpcioPorts(settings.listen, ports)
+    return _GrpcioPorts(settings.listen, ports, engine.gate)
 
 
 class _GrpcioPorts:
     """The gRPC port on grpcio's server."""
 
-    def __init__(self, listen: ListenSettings, ports: Ports) -> None:
+    def __init__(self, listen: ListenSettings, ports: Ports, gate: Gate) -> None:
         self._listen = listen
+        self._gate = gate if listen.knows_callers else None
         self._ports = ports
         self._server: GrpcServer | None = None
 
@@ -40,7 +42,7 @@ class _GrpcioPorts:
             address=listen.grpc,
             flag="--grpc",
             tls=listen.tls,
-            accepted_names=listen.client_sans,
+            gate=self._gate,
             connection_age_ms=listen.connection_age_ms,
             connection_age_grace_ms=listen.connection_age_grace_ms,
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ratelimitd.app.batch_metrics import OVERLOADED, measured
 from ratelimitd.app.store_link import BatchedStore, StoreWatch
 from ratelimitd.decisions.deny_cache import DenyCache
+from ratelimitd.services.gate import Gate
 from ratelimitd.services.health import HealthState
 from ratelimitd.services.local_counters import LocalCounters
 from ratelimitd.services.policy_holder import PolicyHolder
@@ -26,9 +27,13 @@ from ratelimitd.telemetry.refusals import RefusalLog
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """A service that can decide; `address` is where its store really is."""
+    """A service that can decide; `address` is where its store really is.
+
+    `gate` is for transports whose callers show certificates.
+    """
 
     service: RateLimitService
+    gate: Gate
     health: HealthState
     store: BatchedStore
     watch: StoreWatch
@@ -77,7 +82,14 @@ async def open_engine(
         deny_cache=DenyCache(settings.store.deny_cache_bytes),
         local=local,
     )
-    return Engine(service=service, health=health, store=store, watch=watch, address=opened.address)
+    return Engine(
+        service=service,
+        gate=Gate(health.holder, telemetry, settings.listen.client_sans),
+        health=health,
+        store=store,
+        watch=watch,
+        address=opened.address,
+    )
 
 
 async def _open_store(settings: Settings, telemetry: Telemetry, local: LocalCounters) -> OpenStore:

@@ -11,9 +11,10 @@ from ratelimitd.services.health_check import HealthCheckService
 from ratelimitd.services.hot_path import HotPath
 from ratelimitd.settings.model import ListenSettings, Settings
 from ratelimitd.telemetry.counters import Telemetry
+from ratelimitd.transport.h2.guard import PeerGuard
 from ratelimitd.transport.h2.link import Link, Timeouts
 from ratelimitd.transport.h2.server import OnCalls, Server
-from ratelimitd.transport.h2.tls import PeerGuard, to_context
+from ratelimitd.transport.h2.tls import to_context
 from ratelimitd.transport.h2.unary import Calls, Method, from_service
 
 SHOULD_RATE_LIMIT: Final = b"/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
@@ -23,12 +24,12 @@ HEALTH_CHECK: Final = b"/grpc.health.v1.Health/Check"
 def h2_server(settings: Settings, engine: Engine, on_closed: Callable[[], None]) -> Server:
     """Return a server without connections; `on_closed` is called after each that ends."""
     observe_call = engine.telemetry.observe_call
-    calls: OnCalls = Calls(observe_call)
-    if settings.listen.client_sans:
-        calls = PeerGuard(frozenset(settings.listen.client_sans), calls, observe_call)
-    return _Server(
-        _methods(engine, settings.default_deadline_s), calls, _timeouts(settings.listen), on_closed
-    )
+    methods = _methods(engine, settings.default_deadline_s)
+    calls = Calls(observe_call)
+    on_calls: OnCalls = calls
+    if settings.listen.knows_callers:
+        on_calls = PeerGuard(engine.gate, methods, calls, observe_call)
+    return _Server(methods, on_calls, _timeouts(settings.listen), on_closed)
 
 
 def tls_context(listen: ListenSettings) -> ssl.SSLContext | None:

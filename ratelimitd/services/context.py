@@ -2,9 +2,15 @@
 
 from typing import NamedTuple
 
+from ratelimitd.services.gate import Peer
+
 
 class CallContext(NamedTuple):
-    """`timeout_s` is what is left of the caller's patience, None if it set no deadline."""
+    """`timeout_s` is what is left of the caller's patience, None if it set no deadline.
+
+    `caller` is None where nobody asks who calls.
+    """
 
     timeout_s: float | None = None
     trace_parent: str | None = None
+    caller: Peer | None = None

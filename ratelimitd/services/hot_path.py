@@ -13,10 +13,12 @@ from typing import Protocol
 from ratelimitd.errors import StoreUnavailable
 from ratelimitd.services.context import CallContext
 from ratelimitd.services.encode import encode_response
+from ratelimitd.services.gate import Peer
 from ratelimitd.services.plan_cache import PlanCache
 from ratelimitd.services.planner import Planner
 from ratelimitd.services.ratelimit import (
     ANSWER_MARGIN_S,
+    METHOD,
     NOT_REACHED,
     RateLimitService,
 )
@@ -44,7 +46,12 @@ Call = tuple[int, Head, bytes]
 
 
 class Replies(Protocol):
-    """Where the calls of one read are answered."""
+    """Where the calls of one read are answered; `caller` made them, None where nobody asks."""
+
+    @property
+    def caller(self) -> Peer | None:
+        """Return who calls."""
+        ...
 
     def answer_all(self, answers: Sequence[tuple[int, bytes]], /) -> None:
         """Answer calls with their encoded responses."""
@@ -87,11 +94,14 @@ class HotPath:
                 replies.fail(number, error)
             return
         submit, take = store.submit, self._take
+        caller = replies.caller
         is_known = store.hash_secret is not None
         may_refuse = service.deny_cache.may_refuse
         for number, head, body in calls:
             try:
                 ready = get_plan(body)
+                if caller is not None:
+                    caller.check_domain(METHOD, ready.outline.domain)
                 ticket = (ready, replies, number, head, now_us)
                 if not ready.keys or may_refuse(ready.keys):
                     context = to_context(head, self._default_s)

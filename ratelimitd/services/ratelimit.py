@@ -38,6 +38,8 @@ ANSWER_MARGIN_S = 0.002
 # For callers that set no deadline of their own; the store's own timeout is below it.
 DEFAULT_DEADLINE_S = 0.5
 
+METHOD = "envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
+
 NOT_REACHED = "store: not reached since the start"
 
 _REFUSALS = frozenset(
@@ -66,12 +68,16 @@ class RateLimitService:
     ) -> rls_pb2.RateLimitResponse:
         """Decide and charge one request.
 
-        Raises InvalidRequest, NotReady, or StoreError where a rule's failure policy is `error`.
+        Raises InvalidRequest, NotPermitted, NotReady, or StoreError where a rule's failure policy
+        is `error`.
         """
-        return to_rls_response(await self._decide(self.plan(message), context))
+        plan = self.plan(message)
+        if context.caller is not None:
+            context.caller.check_domain(METHOD, plan.request.domain)
+        return to_rls_response(await self._decide(plan, context))
 
     def plan(self, message: rls_pb2.RateLimitRequest) -> Plan:
-        """Return the plan of a message under the policy in force; raises as above."""
+        """Return the plan of a message under the policy in force; InvalidRequest, NotReady."""
         request = from_rls_request(message, self.bounds)
         return make_plan(self.holder.current(), request, self.options, self.hash_secret)
 

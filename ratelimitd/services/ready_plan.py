@@ -42,10 +42,11 @@ class _Line(NamedTuple):
 class Outline:
     """What plans have in common that differ in their keys alone."""
 
-    __slots__ = ("_is_common", "_lines", "_names", "_rows", "shape")
+    __slots__ = ("_is_common", "_lines", "_names", "_rows", "domain", "shape")
 
     def __init__(self, plan: Plan, options: DecisionOptions) -> None:
         """Take the outline of `plan`."""
+        self.domain = plan.request.domain
         self.shape = pack_plan(plan).shape
         self._lines = tuple([_to_line(one, options) for one in plan.descriptors])
         self._is_common = (

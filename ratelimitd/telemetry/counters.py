@@ -166,6 +166,7 @@ class Telemetry:
         # What our HTTP/2 server counted, by family and label; copied from it once a second.
         self.transport: dict[str, dict[str, int]] = {}
         self.worker_restarts = 0
+        self.refused_callers: dict[str, int] = {}
 
     def observe_verdict(self, verdict: Verdict) -> None:
         """Count one answered request, once for each descriptor that a rule decided."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Final
 
-from ratelimitd.decisions.verdict import RuleOutcome
 from ratelimitd.telemetry.counters import (
     BreakerState,
     MethodSeries,
@@ -93,6 +92,7 @@ def to_bytes(snapshot: Snapshot) -> bytes:
         "breaker": store.breaker.value,
         "policy": _values(telemetry.policy, POLICY_VALUES),
         "logs": _values(telemetry.logs, LOG_COUNTS),
+        "refused_callers": dict(telemetry.refused_callers),
         "transport": {family: dict(counts) for family, counts in telemetry.transport.items()},
         "workers": [
             (number, _values(series, WORKER_VALUES))
@@ -126,6 +126,7 @@ def from_bytes(data: bytes) -> Snapshot:
     store.breaker = BreakerState(state["breaker"])
     _set(telemetry.policy, POLICY_VALUES, state["policy"])
     _set(telemetry.logs, LOG_COUNTS, state["logs"])
+    telemetry.refused_callers = state["refused_callers"]
     telemetry.transport = state["transport"]
     for number, values in state["workers"]:
         _set(telemetry.workers.setdefault(number, WorkerSeries()), WORKER_VALUES, values)
@@ -162,6 +163,7 @@ def _add_ended(total: Telemetry, part: Telemetry) -> None:
         _add_histogram(known.seconds, series.seconds)
     for family, counts in list(part.transport.items()):
         _add_counts(total.transport.setdefault(family, {}), counts)
+    _add_counts(total.refused_callers, part.refused_callers)
     _add_store(total.store, part.store)
     _add_fields(total.logs, part.logs, LOG_COUNTS)
 
@@ -197,11 +199,6 @@ def _values(source: object, names: tuple[str, ...]) -> tuple[Any, ...]:
 def _set(target: object, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
     for name, value in zip(names, values, strict=True):
         setattr(target, name, value)
-
-
-def _plain(outcomes: Mapping[RuleOutcome, int]) -> dict[str, int]:
-    """Return the outcomes by their texts: marshal knows no enumerations."""
-    return {str(outcome): count for outcome, count in list(outcomes.items())}
 
 
 def _from_histogram(histogram: Histogram) -> tuple[list[int], float]:

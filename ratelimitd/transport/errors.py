@@ -10,6 +10,7 @@ from enum import IntEnum
 
 from ratelimitd.errors import (
     InvalidRequest,
+    NotPermitted,
     NotReady,
     StoreError,
     StoreOverloaded,
@@ -23,6 +24,7 @@ class GrpcStatus(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     INTERNAL = 13
     UNAVAILABLE = 14
@@ -39,6 +41,7 @@ class Answer:
 
 _TABLE: tuple[tuple[type[Exception], GrpcStatus, int], ...] = (
     (InvalidRequest, GrpcStatus.INVALID_ARGUMENT, 400),
+    (NotPermitted, GrpcStatus.PERMISSION_DENIED, 403),
     (UnknownService, GrpcStatus.NOT_FOUND, 400),
     (StoreOverloaded, GrpcStatus.RESOURCE_EXHAUSTED, 400),
     (StoreError, GrpcStatus.UNAVAILABLE, 400),

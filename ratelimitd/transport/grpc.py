@@ -11,7 +11,7 @@ Rules:
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,14 +20,14 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from ratelimitd.defects import DefectLog
-from ratelimitd.errors import ConfigError
+from ratelimitd.errors import ConfigError, NotPermitted
 from ratelimitd.services.context import CallContext
+from ratelimitd.services.gate import Gate, Peer
 from ratelimitd.services.parse import parse_request
 from ratelimitd.transport import sockets
 from ratelimitd.transport.errors import new_error_id, to_answer, to_internal
 from ratelimitd.transport.listen import ListenAddress, TcpAddress, TlsFiles, UnixAddress
-from ratelimitd.transport.tls import is_peer_accepted, to_credentials
-from ratelimitd.transport.tls_files import REFUSED_PEER
+from ratelimitd.transport.tls import to_credentials, to_sans
 
 _log = logging.getLogger(__name__)
 
@@ -67,12 +67,15 @@ class UnaryMethod:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrpcPort:
-    """A port to open; `flag` is what the operator sets it with, for messages."""
+    """A port to open; `flag` is what the operator sets it with, for messages.
+
+    `gate` is asked about callers where they show certificates.
+    """
 
     address: ListenAddress
     flag: str
     tls: TlsFiles | None = None
-    accepted_names: tuple[str, ...] = ()
+    gate: Gate | None = None
     connection_age_ms: int | None = None
     connection_age_grace_ms: int | None = None
 
@@ -104,11 +107,12 @@ async def start_grpc(
     Raises ConfigError if the port cannot be opened or the TLS files cannot be used.
     """
     credentials = None if port.tls is None else to_credentials(port.tls)
-    guards = (_PeerGuard(port.accepted_names),) if port.accepted_names else ()
+    handlers = _UnaryHandlers(methods, observe_call, gate=port.gate)
+    guards = () if port.gate is None else (_PeerGuard(port.gate, handlers.paths, observe_call),)
     server = grpc.aio.server(
         options=_options(port), interceptors=guards, maximum_concurrent_rpcs=MAX_CALLS
     )
-    server.add_generic_rpc_handlers((_UnaryHandlers(methods, observe_call),))
+    server.add_generic_rpc_handlers((handlers,))
     add_servicers(server)
     sockets.check_free(port.address, port.flag)
     place = sockets.place_beside(port.address)
@@ -149,14 +153,17 @@ def _options(port: GrpcPort) -> list[tuple[str, int]]:
 class _UnaryHandlers(grpc.GenericRpcHandler):
     """Finds the method of a path."""
 
-    def __init__(self, methods: Sequence[UnaryMethod], observe_call: ObserveCall) -> None:
+    def __init__(
+        self, methods: Sequence[UnaryMethod], observe_call: ObserveCall, *, gate: Gate | None
+    ) -> None:
         defects = DefectLog(_log)
         self._handlers: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             method.path: grpc.unary_unary_rpc_method_handler(
-                _to_behaviour(method, observe_call, defects)
+                _to_behaviour(method, observe_call, defects, gate)
             )
             for method in methods
         }
+        self.paths = frozenset(self._handlers)
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
@@ -164,12 +171,18 @@ class _UnaryHandlers(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
 
-def _to_behaviour(method: UnaryMethod, observe_call: ObserveCall, defects: DefectLog) -> Any:
+def _to_behaviour(
+    method: UnaryMethod, observe_call: ObserveCall, defects: DefectLog, gate: Gate | None
+) -> Any:
     async def behaviour(data: bytes, call: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
         start_s = time.monotonic()
         code = "CANCELLED"
         try:
-            context = CallContext(timeout_s=call.time_remaining(), trace_parent=_trace_parent(call))
+            context = CallContext(
+                timeout_s=call.time_remaining(),
+                trace_parent=_trace_parent(call),
+                caller=_admit(gate, call, method.path),
+            )
             answer = await method.serve(parse_request(method.request, data), context)
             code = "OK"
             return answer.SerializeToString()
@@ -203,29 +216,50 @@ def _trace_parent(call: "grpc.aio.ServicerContext[bytes, bytes]") -> str | None:
     return None
 
 
-class _PeerGuard(grpc.aio.ServerInterceptor):
-    """Refuses every call of a peer whose certificate is for none of the accepted names."""
+def _admit(gate: Gate | None, call: Any, path: str) -> Peer | None:
+    """Return who calls `path`, None where nobody asks. Raises NotPermitted.
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self._names = frozenset(name.encode() for name in names)
+    grpcio tells nothing of connections, so its peers are looked up for each call.
+    """
+    if gate is None or gate.is_open:
+        return None
+    peer = gate.meet(to_sans(call.auth_context()))
+    peer.check_method(path[1:])
+    return peer
+
+
+class _PeerGuard(grpc.aio.ServerInterceptor):
+    """Refuses calls of methods that are registered in grpcio's own way, health above all."""
+
+    def __init__(self, gate: Gate, ours: frozenset[str], observe_call: ObserveCall) -> None:
+        """Leave the methods `ours` alone: those ask by themselves."""
+        self._gate = gate
+        self._ours = ours
+        self._observe = observe_call
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
+        path = handler_call_details.method
+        if handler is None or path in self._ours:
+            return handler
         # Health's Watch writes to its context, so that it is awaited as a unary method is.
         if handler.unary_stream is not None:
             build, behaviour = grpc.unary_stream_rpc_method_handler, handler.unary_stream
         else:
             build, behaviour = grpc.unary_unary_rpc_method_handler, handler.unary_unary
         return build(
-            self._guarded(behaviour), handler.request_deserializer, handler.response_serializer
+            self._guarded(path, behaviour),
+            handler.request_deserializer,
+            handler.response_serializer,
         )
 
-    def _guarded(self, behaviour: Any) -> Any:
+    def _guarded(self, path: str, behaviour: Any) -> Any:
         async def guarded(request: Any, call: Any) -> Any:
-            if not is_peer_accepted(call.auth_context(), self._names):
-                await call.abort(grpc.StatusCode.PERMISSION_DENIED, REFUSED_PEER)
+            try:
+                _admit(self._gate, call, path)
+            except NotPermitted as error:
+                self._observe(path.rpartition("/")[2], "PERMISSION_DENIED", 0.0)
+                await call.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
             return await behaviour(request, call)
 
         return guarded

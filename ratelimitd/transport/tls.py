@@ -3,18 +3,18 @@
 Rules:
 - Each handshake looks at the files' metadata and reads them only if it changed.
 - Files that do not fit together keep the last good ones in use, and are logged once per change.
-- With a client CA a certificate is required; with names, one of its DNS names or URIs must be
-  among them, or every call of that connection is refused.
+- With a client CA a certificate is required. What its holder may call is the gate's business.
 """
 
 from collections.abc import Mapping, Sequence
 
 import grpc
 
+from ratelimitd.policy.callers import DNS, EMAIL, URI, San
 from ratelimitd.transport.listen import TlsFiles
 from ratelimitd.transport.tls_files import TlsReloader, check_pair, read, read_authority
 
-_PEER_NAMES = ("peer_dns", "peer_uri")
+_KINDS = {"peer_dns": DNS, "peer_uri": URI, "peer_email": EMAIL}
 
 
 def to_credentials(files: TlsFiles) -> grpc.ServerCredentials:
@@ -27,11 +27,13 @@ def to_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     )
 
 
-def is_peer_accepted(auth_context: Mapping[str, Sequence[bytes]], names: frozenset[bytes]) -> bool:
-    """Tell whether the peer's certificate is for one of `names`; no names accept everybody."""
-    if not names:
-        return True
-    return any(name in names for kind in _PEER_NAMES for name in auth_context.get(kind, ()))
+def to_sans(auth_context: Mapping[str, Sequence[bytes]]) -> tuple[San, ...]:
+    """Return the names in the peer's certificate."""
+    return tuple(
+        (kind, name.decode("utf-8", "replace"))
+        for key, kind in _KINDS.items()
+        for name in auth_context.get(key, ())
+    )
 
 
 def _to_configuration(files: TlsFiles) -> grpc.ServerCertificateConfiguration:

@@ -11,9 +11,6 @@ from ratelimitd.transport.listen import TlsFiles
 
 _log = logging.getLogger(__name__)
 
-# What a caller is told whose certificate is for none of the names of --grpc-client-san.
-REFUSED_PEER = "the certificate is for no name that may call here (--grpc-client-san)"
-
 Signature = tuple[tuple[int, int, int], ...]
 T = TypeVar("T")
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from ratelimitd.transport.http import BODY_TIMEOUT_S, MAX_BODY_BYTES, MAX_NESTING
+from tests.support.certificates import make_authority
 from tests.support.children import free_ports
 from tests.support.daemon import clean_environment, running_daemon
 from tests.support.envoy import (
@@ -89,10 +90,17 @@ def test_published_configuration_refuses_as_its_header_says(store: Server, tmp_p
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGURATIONS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_published_configuration_is_valid(path: Path) -> None:
+def test_published_configuration_is_valid(path: Path, tmp_path: Path) -> None:
+    # given the certificates that it names, elsewhere
+    authority = make_authority(tmp_path)
+    authority.issue("envoy")
+    authority.certificate.rename(tmp_path / "fleet-ca.crt")
+    config = tmp_path / path.name
+    config.write_text(path.read_text("utf-8").replace("/etc/envoy/tls", str(tmp_path)))
+
     # when
     done = subprocess.run(
-        [envoy_binary(), "--mode", "validate", "--config-path", str(path)],
+        [envoy_binary(), "--mode", "validate", "--config-path", str(config)],
         check=False,
         capture_output=True,
         text=True,

@@ -7,6 +7,7 @@ from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd.errors import InvalidRequest, NotReady, StoreError
 from ratelimitd.policy.compile import compile_policy
 from ratelimitd.services.context import CallContext
+from ratelimitd.services.gate import Peer
 from ratelimitd.services.hot_path import HotPath
 from ratelimitd.services.parse import MAX_REQUEST_BYTES
 from tests.services.conftest import PATIENT, Running, Start, message_of
@@ -24,7 +25,8 @@ descriptors:
 class Told:
     """Where one call is answered."""
 
-    def __init__(self) -> None:
+    def __init__(self, caller: Peer | None = None) -> None:
+        self.caller = caller
         self.answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def answer_all(self, answers: Sequence[tuple[int, bytes]]) -> None:
@@ -42,6 +44,7 @@ class Read:
         self.answers: list[list[int]] = []
         self.failed: list[int] = []
         self.is_answered = asyncio.Event()
+        self.caller: Peer | None = None
 
     def answer_all(self, answers: Sequence[tuple[int, bytes]]) -> None:
         self.answers.append([number for number, _ in answers])
@@ -55,7 +58,7 @@ async def ask(
     hot: HotPath, message: rls_pb2.RateLimitRequest | bytes, context: CallContext = PATIENT
 ) -> rls_pb2.RateLimitResponse:
     """Ask once; raises what the transport would be told."""
-    replies = Told()
+    replies = Told(context.caller)
     body = message if isinstance(message, bytes) else message.SerializeToString()
     hot.serve([(1, context, body)], replies)
     return rls_pb2.RateLimitResponse.FromString(await replies.answered)

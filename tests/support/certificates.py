@@ -34,7 +34,8 @@ class Authority:
     def issue(self, name: str, sans: tuple[str, ...] = ()) -> KeyPair:
         """Write and return a leaf for `name`, good as server and as client.
 
-        A SAN that reads as an IP address or a URI is written as one, any other as a DNS name.
+        A SAN that reads as an IP address, a URI or an email address is written as one, any other
+        as a DNS name.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
@@ -109,6 +110,8 @@ def _named(common_name: str) -> x509.Name:
 def _general_name(san: str) -> x509.GeneralName:
     if "://" in san:
         return x509.UniformResourceIdentifier(san)
+    if "@" in san:
+        return x509.RFC822Name(san)
     try:
         return x509.IPAddress(ip_address(san))
     except ValueError:

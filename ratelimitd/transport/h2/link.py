@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ssl import SSLObject
 from typing import Any, Protocol, cast
 
+from ratelimitd.services.gate import Peer
 from ratelimitd.transport.h2.answers import INTERNAL
 from ratelimitd.transport.h2.connection import Call, Connection
 from ratelimitd.transport.h2.frames import ErrorCode
@@ -90,6 +91,7 @@ class Link(asyncio.Protocol):
         "_used",
         "connection",
         "due",
+        "peer",
     )
 
     def __init__(self, shell: Shell) -> None:
@@ -98,6 +100,8 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.connection = Connection(shell.profile)
         self.due = 0
+        # Who is behind it, once somebody asked.
+        self.peer: Peer | None = None
         self._born = self._heard = self._used = shell.tick
         self._age_limit: int | None = None
         self._pinged: int | None = None

@@ -17,6 +17,7 @@ from typing import Protocol, TypeVar
 from google.protobuf.message import Message
 
 from ratelimitd.services.context import CallContext
+from ratelimitd.services.gate import Peer
 from ratelimitd.services.parse import decode
 from ratelimitd.transport.errors import new_error_id, to_answer, to_internal
 from ratelimitd.transport.h2.connection import Call
@@ -44,10 +45,13 @@ class AnswersCalls(Protocol):
 class Replies:
     """Where a method answers the calls of one read, and where they are counted."""
 
-    __slots__ = ("_link", "_name", "_observe", "_start_s")
+    __slots__ = ("_link", "_name", "_observe", "_start_s", "caller")
 
-    def __init__(self, link: AnswersCalls, name: str, observe: ObserveCall) -> None:
-        """Answer on `link`, and count in `observe` by `name`."""
+    def __init__(
+        self, link: AnswersCalls, name: str, observe: ObserveCall, caller: Peer | None = None
+    ) -> None:
+        """Answer `caller` on `link`, and count in `observe` by `name`."""
+        self.caller = caller
         self._link = link
         self._name = name
         self._observe = observe
@@ -84,24 +88,28 @@ class Calls:
         """Count in `observe_call`."""
         self._observe = observe_call
 
-    def __call__(self, link: AnswersCalls, calls: Sequence[Call]) -> None:
+    def __call__(
+        self, link: AnswersCalls, calls: Sequence[Call], caller: Peer | None = None
+    ) -> None:
         """Hand over the calls of one read, to each method its own."""
         method = calls[0][1].method
         for _, head, _ in calls:
             if head.method is not method:
                 break
         else:
-            self._serve(link, method, calls)
+            self._serve(link, method, calls, caller)
             return
         by_method: dict[int, list[Call]] = {}
         for call in calls:
             by_method.setdefault(id(call[1].method), []).append(call)
         for own in by_method.values():
-            self._serve(link, own[0][1].method, own)
+            self._serve(link, own[0][1].method, own, caller)
 
-    def _serve(self, link: AnswersCalls, method: object, calls: Sequence[Call]) -> None:
+    def _serve(
+        self, link: AnswersCalls, method: object, calls: Sequence[Call], caller: Peer | None
+    ) -> None:
         assert isinstance(method, Method), "only methods are mounted"
-        method.serve(calls, Replies(link, method.name, self._observe))
+        method.serve(calls, Replies(link, method.name, self._observe, caller))
 
 
 def from_service(
@@ -117,7 +125,7 @@ def from_service(
         timeout_s = default_deadline_s if head.timeout_s is None else head.timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                context = CallContext(timeout_s, head.trace_parent)
+                context = CallContext(timeout_s, head.trace_parent, replies.caller)
                 message = await serve(decode(request, body), context)
             replies.answer_all([(stream_id, message.SerializeToString())])
         except Exception as error:  # noqa: BLE001 - the edge: whatever a service raises is answered

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from ratelimitd.errors import PolicyError
+from ratelimitd.policy import callers_file, document, fields, metadata, schema, tree
 from ratelimitd.policy import compile as compile_module
-from ratelimitd.policy import document, fields, metadata, schema, tree
+from ratelimitd.policy.callers import CALLERS_FILE
 from ratelimitd.policy.compile import compile_policy
 from ratelimitd.policy.dump import to_table
 from ratelimitd.policy_source import MAX_POLICY_BYTES
@@ -21,7 +22,9 @@ OUTPUTS = [body for language, body in BLOCKS if not language]
 
 def test_doc_examples_compile_without_warnings() -> None:
     for example in EXAMPLES[:-1]:
-        assert compile_policy({"shop.yaml": example}).warnings == ()
+        is_callers = example.startswith("callers:")
+        files = {"shop.yaml": EXAMPLES[0], CALLERS_FILE: example}
+        assert compile_policy(files if is_callers else {"shop.yaml": example}).warnings == ()
 
 
 def test_doc_shows_the_table_of_its_first_example() -> None:
@@ -55,6 +58,7 @@ def test_doc_has_a_row_for_every_key(key: str) -> None:
         (document.MAX_DEPTH, "YAML lists and maps"),
         (fields.MAX_TEXT_CHARACTERS, "characters"),
         (compile_module.MAX_SECRET_KEYS, "`secret_keys`"),
+        (callers_file.MAX_SANS, "names in `callers.yaml`"),
     ],
 )
 def test_doc_names_the_bounds(number: int, what: str) -> None:

@@ -58,6 +58,7 @@ def busy_telemetry(hits: int = 1) -> Telemetry:
     telemetry.rules.overflowed = 10
     telemetry.worker_restarts = 11
     telemetry.unmatched = {"api": 12}
+    telemetry.refused_callers = {"domain": 13}
     telemetry.transport = {"closed": {"lost": 5}}
     for number, name in enumerate(LogSeries.__slots__, start=13):
         setattr(telemetry.logs, name, number)
@@ -89,6 +90,7 @@ def test_snapshot_knows_every_field_that_is_counted() -> None:
     rule = {"domain", "name", "rule", "outcomes", *snapshot.RULE_COUNTS}
     store = {"breaker", "errors", *snapshot.STORE_HISTOGRAMS, *snapshot.STORE_COUNTS}
     whole = {"rules", "unmatched", "methods", "store", "policy", "logs", "workers", "transport"}
+    whole |= {"refused_callers"}
 
     assert set(RuleSeries.__slots__) == rule
     assert set(StoreSeries.__slots__) == store | set(snapshot.STORE_INFO)
@@ -117,6 +119,7 @@ def test_sum_of_processes_adds_counters_and_keeps_the_controls_view() -> None:
     assert value(shown, "ratelimitd_deny_cache_hits_total") == 3
     assert value(shown, "ratelimitd_worker_restarts_total") == 22
     assert value(shown, "ratelimitd_h2_connections_closed_total", reason="lost") == 10
+    assert value(shown, "ratelimitd_callers_refused_total", reason="domain") == 26
     assert value(shown, "ratelimitd_log_lines_dropped_total", reason="queue_full") == 26
     assert value(shown, "ratelimitd_worker_queue_depth", worker="1") == value(
         shown, "ratelimitd_worker_queue_depth", worker="2"
