@@ -1,10 +1,10 @@
 """Who serves the ports that gateways call, in the daemon's own process: grpcio or our HTTP/2."""
 
-import ssl
 from contextlib import AsyncExitStack
 
+from ratelimitd.app.certificate import follow_certificate
 from ratelimitd.app.engine import Engine
-from ratelimitd.app.h2_port import h2_server, measure, tls_context
+from ratelimitd.app.h2_port import h2_server, measure, server_tls
 from ratelimitd.app.servers import HTTP_GRACE_S, DataPorts, Ports, add_health, hot_method
 from ratelimitd.services.gate import Gate
 from ratelimitd.settings.model import ListenSettings, Settings
@@ -12,6 +12,7 @@ from ratelimitd.settings.values import DataPlane
 from ratelimitd.transport import sockets
 from ratelimitd.transport.grpc import GrpcPort, GrpcServer, start_grpc
 from ratelimitd.transport.h2.server import Server
+from ratelimitd.transport.h2.tls import ServerTls
 from ratelimitd.transport.http import HttpPages, http_app
 from ratelimitd.transport.http_server import start_http
 from ratelimitd.transport.listen import ListenAddress
@@ -61,7 +62,9 @@ class _GrpcioPorts:
         await self._server.stop(self._listen.drain_grace_s)
 
     def measure(self) -> None:
-        """Do nothing: grpcio does not tell how many connections it has."""
+        """Look at the certificate; grpcio does not tell how many connections it has."""
+        tls = self._server.tls if self._server is not None else None
+        follow_certificate(tls.files if tls else None, self._ports.telemetry.workers[1])
 
 
 class _H2Ports:
@@ -71,11 +74,11 @@ class _H2Ports:
         self._settings = settings
         self._engine = engine
         self._pages = pages
-        self._tls: ssl.SSLContext | None = None
+        self._tls: ServerTls | None = None
         self._server: Server | None = None
 
     async def open_http(self, stack: AsyncExitStack) -> ListenAddress:
-        self._tls = tls_context(self._settings.listen)
+        self._tls = server_tls(self._settings.listen)
         return await _open_http(self._settings.listen, self._pages, stack)
 
     async def open_grpc(self, stack: AsyncExitStack) -> ListenAddress:
@@ -85,7 +88,7 @@ class _H2Ports:
         bound = sockets.bound_address(address, sock)
         server = h2_server(self._settings, self._engine, on_closed=lambda: None)
         stack.push_async_callback(server.stop, 0)
-        await server.listen(sock, self._tls)
+        await server.listen(sock, self._tls.context if self._tls else None)
         self._server = server
         return bound
 
@@ -98,6 +101,7 @@ class _H2Ports:
             telemetry = self._engine.telemetry
             telemetry.workers[1].connections_grpc = len(self._server.links)
             measure(self._server, telemetry)
+            follow_certificate(self._tls.files if self._tls else None, telemetry.workers[1])
 
 
 async def _open_http(

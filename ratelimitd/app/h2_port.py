@@ -1,6 +1,5 @@
 """The gRPC port on our own HTTP/2 server: which methods it has, and for how long it lets them."""
 
-import ssl
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -12,9 +11,10 @@ from ratelimitd.services.hot_path import HotPath
 from ratelimitd.settings.model import ListenSettings, Settings
 from ratelimitd.telemetry.counters import Telemetry
 from ratelimitd.transport.h2.guard import PeerGuard
+from ratelimitd.transport.h2.handshakes import NO_ALPN, REASONS
 from ratelimitd.transport.h2.link import Link, Timeouts
 from ratelimitd.transport.h2.server import OnCalls, Server
-from ratelimitd.transport.h2.tls import to_context
+from ratelimitd.transport.h2.tls import ServerTls, to_tls
 from ratelimitd.transport.h2.unary import Calls, Method, from_service
 
 SHOULD_RATE_LIMIT: Final = b"/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
@@ -32,9 +32,9 @@ def h2_server(settings: Settings, engine: Engine, on_closed: Callable[[], None])
     return _Server(methods, on_calls, _timeouts(settings.listen), on_closed)
 
 
-def tls_context(listen: ListenSettings) -> ssl.SSLContext | None:
+def server_tls(listen: ListenSettings) -> ServerTls | None:
     """Return how connections are encrypted, if they are; ConfigError for files that are wrong."""
-    return None if listen.tls is None else to_context(listen.tls)
+    return None if listen.tls is None else to_tls(listen.tls)
 
 
 def measure(server: Server, telemetry: Telemetry) -> None:
@@ -44,6 +44,9 @@ def measure(server: Server, telemetry: Telemetry) -> None:
         "accepted": {"": links.accepted},
         "closed": dict(links.closed),
         "over_limit": {"": links.over_limit},
+        "handshakes": dict.fromkeys(REASONS, 0)
+        | links.failed_handshakes
+        | {NO_ALPN: links.closed.get(NO_ALPN, 0)},
         "errors": dict(counts.connection_errors),
         "over_bound": dict(counts.over_bound),
         "refused": dict(counts.refused),

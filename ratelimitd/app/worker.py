@@ -16,10 +16,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+from ratelimitd.app.certificate import follow_certificate
 from ratelimitd.app.collector import settle
 from ratelimitd.app.compiler import CompilerError, compile_apart, let_go
 from ratelimitd.app.engine import Engine, open_engine
-from ratelimitd.app.h2_port import h2_server, measure, tls_context
+from ratelimitd.app.h2_port import h2_server, measure, server_tls
 from ratelimitd.app.pages import pages
 from ratelimitd.app.policy_in_force import put_in_force
 from ratelimitd.errors import ConfigError
@@ -106,7 +107,7 @@ class RateLimitWork:
         )
         self._parts: list[object] = []
         self._serial = 0
-        self._tls = tls_context(settings.listen)
+        self.tls = server_tls(settings.listen)
         self.calls: Server = h2_server(settings, engine, on_closed)
         self.http = HttpConnections(
             http_app(pages(settings, engine, self._read_counters, pid=os.getppid())), on_closed
@@ -124,7 +125,7 @@ class RateLimitWork:
             return
         try:
             if message.listener is Listener.GRPC:
-                await self.calls.adopt(sock, self._tls)
+                await self.calls.adopt(sock, self.tls.context if self.tls else None)
             else:
                 await self.http.adopt(sock)
         except OSError:  # of TLS too
@@ -175,6 +176,7 @@ async def _beat(pulse: Pulse, work: RateLimitWork) -> None:
         work.engine.telemetry.set_queue_depth(queued)
         pulse.beat(queued)
         measure(work.calls, work.engine.telemetry)
+        follow_certificate(work.tls.files if work.tls else None, pulse.series)
         work.publisher.publish()
         await asyncio.sleep(BEAT_S)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ratelimitd.app import worker
 from ratelimitd.app.engine import Engine
-from ratelimitd.app.h2_port import tls_context
+from ratelimitd.app.h2_port import server_tls
 from ratelimitd.app.policy_loop import PolicyLoop
 from ratelimitd.settings.model import Settings
 from ratelimitd.telemetry.counters import Telemetry
@@ -36,7 +36,7 @@ class WorkerPorts:
 
     async def open_http(self, stack: AsyncExitStack) -> ListenAddress:
         """Bind the HTTP port; its connections are accepted once the workers are ready."""
-        tls_context(self._settings.listen)  # what is wrong with its files is said before the start
+        server_tls(self._settings.listen)  # what is wrong with its files is said before the start
         self._http, address = _bind(self._settings.listen.http, "--http", stack)
         return address
 

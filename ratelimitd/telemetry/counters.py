@@ -126,6 +126,7 @@ class WorkerSeries:
     """How busy one process is that answers requests."""
 
     __slots__ = (
+        "certificate_not_after_s",
         "connections_grpc",
         "connections_http",
         "cpu_seconds",
@@ -135,7 +136,8 @@ class WorkerSeries:
     )
 
     def __init__(self) -> None:
-        """Start idle; connections are None where nobody knows them."""
+        """Start idle; None is what nobody knows."""
+        self.certificate_not_after_s: int | None = None
         self.connections_grpc: int | None = None
         self.connections_http: int | None = None
         self.cpu_seconds = 0.0

@@ -19,8 +19,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encode
 from prometheus_client.registry import Collector
 
 from ratelimitd.telemetry import compat
-from ratelimitd.telemetry.caller_families import caller_families
 from ratelimitd.telemetry.counters import BreakerState, Telemetry
+from ratelimitd.telemetry.security_families import security_families
 from ratelimitd.telemetry.series import Histogram, to_label
 from ratelimitd.telemetry.transport_families import transport_families
 from ratelimitd.telemetry.worker_families import worker_families
@@ -93,7 +93,7 @@ class _TelemetryCollector(Collector):
         yield from _store(telemetry)
         yield from _policy(telemetry)
         yield from _logs(telemetry)
-        yield from caller_families(telemetry)
+        yield from security_families(telemetry)
         yield from worker_families(telemetry)
         yield from transport_families(telemetry)
         build = InfoMetricFamily("ratelimitd_build", "Version and region of this process.")

@@ -28,6 +28,12 @@ _FAMILIES: Final = (
         "Connections closed at once, because the process had as many as it may.",
     ),
     (
+        "handshakes",
+        "ratelimitd_h2_tls_handshake_failures",
+        "reason",
+        "TLS handshakes that failed.",
+    ),
+    (
         "errors",
         "ratelimitd_h2_connection_errors",
         "code",

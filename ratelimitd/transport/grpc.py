@@ -27,7 +27,7 @@ from ratelimitd.services.parse import parse_request
 from ratelimitd.transport import sockets
 from ratelimitd.transport.errors import new_error_id, to_answer, to_internal
 from ratelimitd.transport.listen import ListenAddress, TcpAddress, TlsFiles, UnixAddress
-from ratelimitd.transport.tls import to_credentials, to_sans
+from ratelimitd.transport.tls import ServerTls, to_sans, to_tls
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +87,7 @@ class GrpcServer:
     server: grpc.aio.Server
     address: ListenAddress
     file: sockets.SocketFile
+    tls: ServerTls | None = None
 
     async def stop(self, grace_s: float) -> None:
         """Take no more calls, and wait at most `grace_s` for those in flight."""
@@ -106,7 +107,7 @@ async def start_grpc(
 
     Raises ConfigError if the port cannot be opened or the TLS files cannot be used.
     """
-    credentials = None if port.tls is None else to_credentials(port.tls)
+    tls = None if port.tls is None else to_tls(port.tls)
     handlers = _UnaryHandlers(methods, observe_call, gate=port.gate)
     guards = () if port.gate is None else (_PeerGuard(port.gate, handlers.paths, observe_call),)
     server = grpc.aio.server(
@@ -117,10 +118,10 @@ async def start_grpc(
     sockets.check_free(port.address, port.flag)
     place = sockets.place_beside(port.address)
     try:
-        if credentials is None:
+        if tls is None:
             number = server.add_insecure_port(str(place))
         else:
-            number = server.add_secure_port(str(place), credentials)
+            number = server.add_secure_port(str(place), tls.credentials)
         sockets.move(place, port.address)
     except (RuntimeError, OSError) as error:
         raise ConfigError(f"{port.flag}: cannot listen on {port.address}") from error
@@ -128,9 +129,9 @@ async def start_grpc(
     await server.start()
     match port.address:
         case TcpAddress(host=host):
-            return GrpcServer(server, TcpAddress(host, number), file)
+            return GrpcServer(server, TcpAddress(host, number), file, tls)
         case UnixAddress():
-            return GrpcServer(server, port.address, file)
+            return GrpcServer(server, port.address, file, tls)
 
 
 def _options(port: GrpcPort) -> list[tuple[str, int]]:

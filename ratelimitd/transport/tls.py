@@ -7,6 +7,7 @@ Rules:
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import grpc
 
@@ -17,14 +18,39 @@ from ratelimitd.transport.tls_files import TlsReloader, check_pair, read, read_a
 _KINDS = {"peer_dns": DNS, "peer_uri": URI, "peer_email": EMAIL}
 
 
-def to_credentials(files: TlsFiles) -> grpc.ServerCredentials:
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """How a port is encrypted: credentials that follow `files`."""
+
+    credentials: grpc.ServerCredentials
+    files: TlsReloader[grpc.ServerCertificateConfiguration]
+
+
+def to_tls(files: TlsFiles) -> ServerTls:
     """Return credentials that follow `files`; ConfigError if they cannot be used now."""
     reloader = TlsReloader(files, _to_configuration)
-    return grpc.dynamic_ssl_server_credentials(
-        reloader.current,
-        lambda: reloader.current if reloader.refresh() else None,  # type: ignore[arg-type, return-value] # None means unchanged; the stub forgot it
-        files.client_ca is not None,
+    credentials = grpc.dynamic_ssl_server_credentials(
+        reloader.current, _Fetch(reloader), files.client_ca is not None
     )
+    return ServerTls(credentials, reloader)
+
+
+class _Fetch:
+    """What grpcio asks before each handshake: the new configuration, or None for no change.
+
+    Others look at the files too, so what counts is what grpcio was given last.
+    """
+
+    def __init__(self, reloader: TlsReloader[grpc.ServerCertificateConfiguration]) -> None:
+        self._reloader = reloader
+        self._given = reloader.current
+
+    def __call__(self) -> grpc.ServerCertificateConfiguration:
+        newest = self._reloader.refresh()
+        if newest is self._given:
+            return None  # type: ignore[return-value] # it means unchanged; the stub forgot it
+        self._given = newest
+        return newest
 
 
 def to_sans(auth_context: Mapping[str, Sequence[bytes]]) -> tuple[San, ...]:

@@ -2,11 +2,13 @@
 
 import logging
 import ssl
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from ratelimitd.errors import ConfigError
+from ratelimitd.transport.certificate import not_after_s
 from ratelimitd.transport.listen import TlsFiles
 
 _log = logging.getLogger(__name__)
@@ -16,28 +18,39 @@ T = TypeVar("T")
 
 
 class TlsReloader(Generic[T]):
-    """What `build` makes of `files`, as they are now; remembers which version failed."""
+    """What `build` makes of `files`, as they are now; remembers which version failed.
+
+    `not_after_s` is the Unix time at which our certificate in use ends, None if it is unreadable.
+    """
 
     def __init__(self, files: TlsFiles, build: Callable[[TlsFiles], T]) -> None:
         """Build it for the first time; ConfigError if the files cannot be used."""
         self._files = files
         self._build = build
         self._seen: Signature = self._signature()
+        # A transport may look from threads of its own.
+        self._lock = threading.Lock()
         self.current = build(files)
+        self.not_after_s = not_after_s(read(files.certificate))
 
-    def refresh(self) -> bool:
-        """Look at the files, and say whether there is a new `current`."""
+    def refresh(self) -> T:
+        """Look at the files, and return what is to be used now."""
         signature = self._signature()
-        if signature == self._seen:
-            return False
-        self._seen = signature
+        with self._lock:
+            if signature != self._seen:
+                self._seen = signature
+                self._replace()
+            return self.current
+
+    def _replace(self) -> None:
         try:
-            self.current = self._build(self._files)
+            current = self._build(self._files)
+            self.not_after_s = not_after_s(read(self._files.certificate))
         except ConfigError as error:
             _log.error("TLS files changed and cannot be used, keeping the last ones: %s", error)
-            return False
+            return
+        self.current = current
         _log.info("TLS files changed and are in use: %s", self._files.certificate)
-        return True
 
     def _signature(self) -> Signature:
         files = self._files

@@ -22,7 +22,7 @@ from ratelimitd.errors import ConfigError
 from ratelimitd.telemetry.counters import Telemetry
 from ratelimitd.telemetry.logs import fields
 from ratelimitd.telemetry.processes import CONTROL, EndedWorkers, Publisher
-from ratelimitd.workers.acceptor import Acceptor
+from ratelimitd.transport.acceptor import Acceptor
 from ratelimitd.workers.balance import Rebalancer, choose
 from ratelimitd.workers.channel import Channel
 from ratelimitd.workers.child import Child, start_child, wait_for_exit

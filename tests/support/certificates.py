@@ -31,15 +31,17 @@ class Authority:
     _name: x509.Name
     _key: ec.EllipticCurvePrivateKey
 
-    def issue(self, name: str, sans: tuple[str, ...] = ()) -> KeyPair:
-        """Write and return a leaf for `name`, good as server and as client.
+    def issue(
+        self, name: str, sans: tuple[str, ...] = (), *, not_after: datetime | None = None
+    ) -> KeyPair:
+        """Write and return a leaf for `name`, good as server and as client until `not_after`.
 
         A SAN that reads as an IP address, a URI or an email address is written as one, any other
         as a DNS name.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
-            _builder(_named(name), self._name, key.public_key())
+            _builder(_named(name), self._name, key.public_key(), not_after)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(
                 x509.SubjectAlternativeName([_general_name(san) for san in sans or (name,)]),
@@ -89,17 +91,21 @@ def make_authority(directory: Path, name: str = "Test CA") -> Authority:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: ec.EllipticCurvePublicKey,
+    not_after: datetime | None = None,
 ) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
+    now = datetime.now(UTC).replace(tzinfo=None)
+    end = now + _LIFE if not_after is None else not_after
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=5))
-        .not_valid_after(now + _LIFE)
+        .not_valid_before(min(now, end) - timedelta(minutes=5))
+        .not_valid_after(end)
     )
 
 

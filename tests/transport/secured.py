@@ -18,7 +18,7 @@ from ratelimitd.telemetry.counters import Telemetry
 from ratelimitd.transport.grpc import GrpcPort
 from ratelimitd.transport.h2.guard import PeerGuard
 from ratelimitd.transport.h2.server import OnCalls, Server
-from ratelimitd.transport.h2.tls import to_context
+from ratelimitd.transport.h2.tls import to_tls
 from ratelimitd.transport.h2.unary import Calls, from_service
 from ratelimitd.transport.listen import TcpAddress, TlsFiles
 from tests.support.certificates import Authority, KeyPair
@@ -57,10 +57,10 @@ async def serving_h2(service: EchoService, port: GrpcPort) -> AsyncIterator[H2Se
     on_calls: OnCalls = calls
     if port.gate is not None:
         on_calls = PeerGuard(port.gate, methods, calls, service.observe_call)
-    context = to_context(port.tls)
+    tls = to_tls(port.tls)
     server = Server(methods, on_calls)
     sock = socket.create_server(("127.0.0.1", 0))
-    await server.listen(sock, context)
+    await server.listen(sock, tls.context)
     try:
         yield H2Served(TcpAddress("127.0.0.1", sock.getsockname()[1]))
     finally:

@@ -10,7 +10,7 @@ import pytest
 
 from ratelimitd.errors import ConfigError
 from ratelimitd.transport.listen import TlsFiles
-from ratelimitd.transport.tls import to_credentials
+from ratelimitd.transport.tls import to_tls
 from tests.support.certificates import Authority, KeyPair, make_authority
 from tests.transport.secured import OK_CALL, TIMEOUT_S, Serve, outcome, port, serve
 from tests.transport.support import EchoService, raw_call, status_of
@@ -158,7 +158,7 @@ def test_files_that_cannot_be_used_are_one_line_that_names_them(
         path.mkdir()
 
     with pytest.raises(ConfigError) as caught:
-        to_credentials(files)
+        to_tls(files)
 
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -168,7 +168,7 @@ def test_key_of_another_certificate_is_refused(authority: Authority) -> None:
     one, other = authority.issue("one"), authority.issue("other")
 
     with pytest.raises(ConfigError, match="not a certificate and its unencrypted key"):
-        to_credentials(TlsFiles(certificate=one.certificate, key=other.key))
+        to_tls(TlsFiles(certificate=one.certificate, key=other.key))
 
 
 def replace(new: KeyPair, old: KeyPair) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from ratelimitd.errors import ConfigError
 from ratelimitd.telemetry.processes import read_all
+from ratelimitd.transport.acceptor import PAUSE_S
 from ratelimitd.workers import supervisor as module
-from ratelimitd.workers.acceptor import PAUSE_S
 from ratelimitd.workers.messages import Listener
 from tests.workers.supervised import (
     Client,

@@ -17,8 +17,10 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from ratelimitd.transport.acceptor import Acceptor
 from ratelimitd.transport.h2.bounds import Bounds
 from ratelimitd.transport.h2.connection import Call
+from ratelimitd.transport.h2.handshakes import reason_of
 from ratelimitd.transport.h2.link import Link, Timeouts
 from ratelimitd.transport.h2.profile import Profile
 
@@ -41,6 +43,7 @@ class LinkCounters:
     accepted: int = 0
     over_limit: int = 0
     closed: dict[str, int] = field(default_factory=dict)
+    failed_handshakes: dict[str, int] = field(default_factory=dict)
 
 
 class Server:
@@ -65,7 +68,10 @@ class Server:
         self.is_stopping = False
         self._max_connections = max_connections
         self._loop = asyncio.get_running_loop()
-        self._servers: list[asyncio.Server] = []
+        self._closers: list[Callable[[], None]] = []
+        # Handshakes under way; those of adopted connections are somebody else's tasks.
+        self._shaking: set[asyncio.Task[None]] = set()
+        self._handshakes = 0
         self._empty = asyncio.Event()
         self._empty.set()
         # Links that did something since the last tick, and the others by the tick of their check.
@@ -75,29 +81,24 @@ class Server:
 
     async def listen(self, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         """Accept from a bound socket, TCP or unix. New certificates go into `tls` itself."""
-        server = await self._loop.create_server(
-            self._new_link,
-            sock=listener,
-            backlog=BACKLOG,
-            ssl=tls,
-            ssl_handshake_timeout=HANDSHAKE_S if tls else None,
-        )
-        self._servers.append(server)
+        if tls is not None:
+            self._listen_for_handshakes(listener, tls)
+            return
+        server = await self._loop.create_server(self._new_link, sock=listener, backlog=BACKLOG)
+        self._closers.append(server.close)
 
     async def adopt(self, accepted: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         """Serve a connection that somebody else accepted. Raises OSError if it is gone."""
-        await self._loop.connect_accepted_socket(
-            self._new_link,
-            accepted,
-            ssl=tls,
-            ssl_handshake_timeout=HANDSHAKE_S if tls else None,
-        )
+        if tls is None:
+            await self._loop.connect_accepted_socket(self._new_link, accepted)
+        else:
+            await self._shake_hands(accepted, tls)
 
     async def stop(self, grace_s: float) -> None:
         """Take no new connection, let the calls in flight end within `grace_s`, then close."""
         self.is_stopping = True
-        for server in self._servers:
-            server.close()
+        for close in self._closers:
+            close()
         for link in list(self.links):
             link.drain(self.tick)
         try:
@@ -108,6 +109,8 @@ class Server:
             await self._empty.wait()
         finally:
             self._timer.cancel()
+            for task in self._shaking:
+                task.cancel()
 
     def move_one(self) -> bool:
         """Ask one client to connect again, elsewhere if it may; False when there is none."""
@@ -147,6 +150,48 @@ class Server:
         closed[reason] = closed.get(reason, 0) + 1
         if not self.links:
             self._empty.set()
+
+    def _listen_for_handshakes(self, listener: socket.socket, tls: ssl.SSLContext) -> None:
+        """Accept ourselves: a server of the loop tells nobody of handshakes that fail."""
+
+        def take(_: None, accepted: socket.socket) -> bool:
+            task = self._loop.create_task(self._try_to_shake_hands(accepted, tls))
+            self._shaking.add(task)
+            task.add_done_callback(self._shaking.discard)
+            return True
+
+        listener.setblocking(False)
+        listener.listen(BACKLOG)
+        acceptor = Acceptor({None: listener}, take, has_room=lambda: True)
+        self._closers.append(acceptor.close)
+        acceptor.resume()
+
+    async def _try_to_shake_hands(self, accepted: socket.socket, tls: ssl.SSLContext) -> None:
+        try:
+            await self._shake_hands(accepted, tls)
+        except OSError:  # of TLS too, and counted
+            accepted.close()
+
+    async def _shake_hands(self, accepted: socket.socket, tls: ssl.SSLContext) -> None:
+        """Serve a connection once it is encrypted; OSError if that fails, which is counted."""
+        counters = self.counters
+        if len(self.links) + self._handshakes >= self._max_connections:
+            counters.accepted += 1
+            counters.over_limit += 1
+            accepted.close()
+            return
+        self._handshakes += 1
+        try:
+            await self._loop.connect_accepted_socket(
+                self._new_link, accepted, ssl=tls, ssl_handshake_timeout=HANDSHAKE_S
+            )
+        except Exception as error:
+            reason = reason_of(error)
+            failed = counters.failed_handshakes
+            failed[reason] = failed.get(reason, 0) + 1
+            raise OSError(f"the TLS handshake failed: {reason}") from error
+        finally:
+            self._handshakes -= 1
 
     def _new_link(self) -> Link:
         return Link(self)

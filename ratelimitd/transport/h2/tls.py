@@ -7,23 +7,32 @@ Rules:
 """
 
 import ssl
+from dataclasses import dataclass
 
 from ratelimitd.transport.listen import TlsFiles
 from ratelimitd.transport.tls_files import TlsReloader, check_pair, read_authority
 
 
-def to_context(files: TlsFiles) -> ssl.SSLContext:
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """How connections are encrypted: a context that follows `files`."""
+
+    context: ssl.SSLContext
+    files: TlsReloader[ssl.SSLContext]
+
+
+def to_tls(files: TlsFiles) -> ServerTls:
     """Return a context that follows `files`; ConfigError if they cannot be used now."""
     reloader = TlsReloader(files, _build)
     first = reloader.current
 
     def use_newest(handshake: ssl.SSLObject, _: str | None, __: ssl.SSLContext) -> None:
-        reloader.refresh()
-        if reloader.current is not first:
-            handshake.context = reloader.current
+        newest = reloader.refresh()
+        if newest is not first:
+            handshake.context = newest
 
     first.sni_callback = use_newest
-    return first
+    return ServerTls(first, reloader)
 
 
 def _build(files: TlsFiles) -> ssl.SSLContext:

@@ -7,7 +7,7 @@ from prometheus_client.openmetrics.parser import (
 
 from ratelimitd.decisions.verdict import RuleOutcome
 from ratelimitd.telemetry.compat import rule_labels
-from ratelimitd.telemetry.counters import BreakerState, Telemetry
+from ratelimitd.telemetry.counters import BreakerState, Telemetry, WorkerSeries
 from ratelimitd.telemetry.exposition import BuildInfo, Exposition
 from tests.unit.telemetry.samples import (
     Scrape,
@@ -117,6 +117,16 @@ def test_scrape_leaves_out_what_the_store_does_not_say() -> None:
 
     assert "ratelimitd_store_used_memory_bytes" in found
     assert not found & {"ratelimitd_store_max_memory_bytes", "ratelimitd_store_keys"}
+
+
+def test_scrape_shows_the_certificate_that_ends_first() -> None:
+    telemetry = Telemetry()
+    name = "ratelimitd_tls_certificate_not_after_seconds"
+    for number, not_after_s in enumerate((None, 30, 20), 1):
+        telemetry.workers.setdefault(number, WorkerSeries()).certificate_not_after_s = not_after_s
+
+    assert value(scrape(telemetry), name) == 20
+    assert (name, frozenset()) not in scrape(Telemetry())
 
 
 def test_scrape_has_only_the_newest_policy_revision() -> None:

@@ -9,12 +9,10 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Hashable, Mapping
+from typing import Final, Generic, TypeVar
 
-from ratelimitd.workers.messages import Listener
-
-_log = logging.getLogger("ratelimitd.supervisor")
+_log = logging.getLogger(__name__)
 
 # So that a burst of connections does not keep the loop from what workers tell.
 ACCEPTS_PER_TURN: Final = 64
@@ -24,21 +22,23 @@ _PASSING: Final = frozenset(
     {errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTDOWN}
 )
 
-# Takes the connection and returns True, or returns False while nobody can.
-HandOver = Callable[[Listener, socket.socket], bool]
+K = TypeVar("K", bound=Hashable)
 
 
-class Acceptor:
+class Acceptor(Generic[K]):
     """Owns the listening sockets; needs a running loop."""
 
     def __init__(
         self,
-        listeners: Mapping[Listener, socket.socket],
-        hand_over: HandOver,
+        listeners: Mapping[K, socket.socket],
+        hand_over: Callable[[K, socket.socket], bool],
         *,
         has_room: Callable[[], bool],
     ) -> None:
-        """Accept from `listeners` once `resume` is called, while there `has_room`."""
+        """Accept from `listeners` once `resume` is called, while there `has_room`.
+
+        `hand_over` takes a connection and returns True, or returns False while nobody can.
+        """
         self._listeners = listeners
         self._hand_over = hand_over
         self._has_room = has_room
@@ -72,7 +72,7 @@ class Acceptor:
         for sock in self._listeners.values():
             self._loop.remove_reader(sock)
 
-    def _accept(self, listener: Listener, sock: socket.socket) -> None:
+    def _accept(self, listener: K, sock: socket.socket) -> None:
         for _ in range(ACCEPTS_PER_TURN):
             if not self._has_room():
                 self._hold()
