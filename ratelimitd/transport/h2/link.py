@@ -9,19 +9,17 @@ Rules:
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ssl import SSLObject
 from typing import Any, Protocol, cast
 
+from ratelimitd.defects import DefectLog
 from ratelimitd.services.gate import Peer
 from ratelimitd.transport.h2.answers import INTERNAL
 from ratelimitd.transport.h2.connection import Call, Connection
 from ratelimitd.transport.h2.frames import ErrorCode
 from ratelimitd.transport.h2.profile import Profile
-
-_log = logging.getLogger(__name__)
 
 # What a peer that did wrong has to read why.
 CLOSE_S = 5
@@ -54,6 +52,7 @@ class Shell(Protocol):
     profile: Profile
     timeouts: Timeouts
     tick: int
+    defects: DefectLog
 
     @property
     def on_calls(self) -> "Callable[[Link, list[Call]], None]":
@@ -189,8 +188,8 @@ class Link(asyncio.Protocol):
             self._used = shell.tick
             try:
                 shell.on_calls(self, calls)
-            except Exception:  # noqa: BLE001 - the edge: the connection goes on
-                _log.exception("a service failed on %d calls", len(calls))
+            except Exception as error:  # noqa: BLE001 - the edge: the connection goes on
+                shell.defects.record(error, "a service failed on %d calls", len(calls))
                 for stream_id, _, _ in calls:
                     connection.fail(stream_id, INTERNAL, "internal error")
         self.flush()

@@ -17,6 +17,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from ratelimitd.defects import DefectLog
 from ratelimitd.transport.acceptor import Acceptor
 from ratelimitd.transport.h2.bounds import Bounds
 from ratelimitd.transport.h2.connection import Call
@@ -63,6 +64,7 @@ class Server:
         self.timeouts = timeouts or Timeouts()
         self.on_calls = on_calls
         self.counters = LinkCounters()
+        self.defects = DefectLog(_log)
         self.links: set[Link] = set()
         self.tick = 0
         self.is_stopping = False
@@ -209,8 +211,8 @@ class Server:
         """Let a link look at the time, and put it where it is looked at again."""
         try:
             due = link.on_tick(self.tick)
-        except Exception:  # noqa: BLE001 - the other connections go on
-            _log.exception("a connection failed")
+        except Exception as error:  # noqa: BLE001 - the other connections go on
+            self.defects.record(error, "a connection failed")
             link.abort("error")
             return
         if link not in self.links:

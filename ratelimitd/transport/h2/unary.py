@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 
 from google.protobuf.message import Message
 
+from ratelimitd.defects import DefectLog
 from ratelimitd.services.context import CallContext
 from ratelimitd.services.gate import Peer
 from ratelimitd.services.parse import decode
@@ -45,13 +46,19 @@ class AnswersCalls(Protocol):
 class Replies:
     """Where a method answers the calls of one read, and where they are counted."""
 
-    __slots__ = ("_link", "_name", "_observe", "_start_s", "caller")
+    __slots__ = ("_defects", "_link", "_name", "_observe", "_start_s", "caller")
 
     def __init__(
-        self, link: AnswersCalls, name: str, observe: ObserveCall, caller: Peer | None = None
+        self,
+        link: AnswersCalls,
+        name: str,
+        observe: ObserveCall,
+        defects: DefectLog,
+        caller: Peer | None,
     ) -> None:
-        """Answer `caller` on `link`, and count in `observe` by `name`."""
+        """Answer `caller` on `link`, count in `observe` by `name`, tell `defects` of ours."""
         self.caller = caller
+        self._defects = defects
         self._link = link
         self._name = name
         self._observe = observe
@@ -68,7 +75,7 @@ class Replies:
         if told is None:
             error_id = new_error_id()
             told = to_internal(error_id)
-            _log.error("%s failed, error id %s", self._name, error_id, exc_info=error)
+            self._defects.record(error, "%s failed, error id %s", self._name, error_id)
         self._link.fail(stream_id, told.status, told.message)
         self._observe(self._name, told.status.name, time.monotonic() - self._start_s, 1)
 
@@ -87,6 +94,7 @@ class Calls:
     def __init__(self, observe_call: ObserveCall) -> None:
         """Count in `observe_call`."""
         self._observe = observe_call
+        self._defects = DefectLog(_log)
 
     def __call__(
         self, link: AnswersCalls, calls: Sequence[Call], caller: Peer | None = None
@@ -109,7 +117,7 @@ class Calls:
         self, link: AnswersCalls, method: object, calls: Sequence[Call], caller: Peer | None
     ) -> None:
         assert isinstance(method, Method), "only methods are mounted"
-        method.serve(calls, Replies(link, method.name, self._observe, caller))
+        method.serve(calls, Replies(link, method.name, self._observe, self._defects, caller))
 
 
 def from_service(

@@ -1,6 +1,7 @@
 """The shell on real sockets: uvloop, grpcio's client, TLS, and the passing of ticks."""
 
 import asyncio
+import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
+from ratelimitd.defects import LINES_PER_SECOND, DefectLog
 from ratelimitd.transport.h2 import frames
 from ratelimitd.transport.h2.bounds import Bounds
 from ratelimitd.transport.h2.connection import Call
@@ -186,6 +188,35 @@ async def test_service_that_raises_fails_its_calls_and_nobody_else(
             assert error.value.code() == grpc.StatusCode.INTERNAL
 
     assert "a service failed on 1 calls" in caplog.text
+
+
+async def test_defects_of_all_connections_together_are_logged_within_a_bound(
+    start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(link: Link, calls: list[Call]) -> None:
+        raise ZeroDivisionError
+
+    server, port = await start(broken)
+    server.defects = DefectLog(logging.getLogger("tests.defects"), now=lambda: 7.0)
+    for _ in range(3):
+        reader, writer = await _open(port)
+        writer.write(_HELLO)
+        for number in range(10):
+            writer.write(call(2 * number + 1))
+            await _read_until(reader, frames.HEADERS)
+        writer.close()
+    await _settle(lambda: not server.links)
+
+    # And what time brings to light is in the same bound.
+    reader, writer = await _open(port)
+    await _settle(lambda: bool(server.links))
+    monkeypatch.setattr(Link, "on_tick", lambda *_: 1 // 0)
+    _pass_ticks(server, 1)
+    await _end(reader, writer)
+
+    lines = [record for record in caplog.records if record.exc_info]
+    assert len(lines) == LINES_PER_SECOND
+    assert server.defects.suppressed == 31 - LINES_PER_SECOND
 
 
 async def test_peer_error_is_told_before_the_connection_closes(start: Start) -> None:

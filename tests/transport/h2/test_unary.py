@@ -9,6 +9,7 @@ import grpc.aio
 import pytest
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
+from ratelimitd.defects import LINES_PER_SECOND
 from ratelimitd.errors import InvalidRequest, StoreOverloaded, StoreUnavailable
 from ratelimitd.services.context import CallContext
 from ratelimitd.transport.h2.connection import Call
@@ -128,6 +129,18 @@ async def test_error_becomes_its_status(
     assert details.startswith(text)
     assert "secret" not in details
     assert port.observed == [("fail", code.name)]
+
+
+async def test_defects_are_logged_within_a_bound(
+    port: Port, caplog: pytest.LogCaptureFixture
+) -> None:
+    # when
+    calls = [port.call("/test/fail", b"defect") for _ in range(20 * LINES_PER_SECOND)]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    # then; a slow machine may begin another second
+    assert all(isinstance(result, grpc.aio.AioRpcError) for result in results)
+    assert LINES_PER_SECOND <= len(caplog.records) < len(results)
+    assert all(record.exc_info for record in caplog.records)
 
 
 async def test_plain_service_is_mounted_in_one_line(port: Port) -> None:
