@@ -130,7 +130,7 @@ def _rules(telemetry: Telemetry) -> Iterator[Metric]:
     yield refunded
     yield CounterMetricFamily(
         "ratelimitd_metric_keys_overflowed",
-        'Decisions counted under the rule "other", because too many values have a metric.',
+        'Decisions counted under the rule "(other)", because too many values have a metric.',
         value=telemetry.rules.overflowed,
     )
 

@@ -3,11 +3,13 @@
 Rules:
 - Counting is integer addition on a row that a dictionary finds; nothing is formatted here.
 - A name that the policy does not hold (values asked for by `detailed_metric`, `value_to_metric`
-  or an override) gets a row only below MAX_DYNAMIC_SERIES; the others share the row `other`.
+  or an override) gets a row only below MAX_DYNAMIC_SERIES; the others share the row OVERFLOW_KEY,
+  which no name is: keys of entries are not empty.
 - Rows of rules that left the policy are kept, so that a scrape still sees their last counts,
   but only the MAX_RETIRED_SERIES newest of them.
 """
 
+import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterator
 from collections.abc import Set as AbstractSet
@@ -27,7 +29,11 @@ MAX_RETIRED_SERIES = 1_000
 # matter of what callers send.
 MAX_DYNAMIC_NAME = 256
 
-OVERFLOW_NAME = "other"
+OVERFLOW_KEY = ""
+OVERFLOW_NAME = "(other)"
+"""How it is shown; a rule of this name is shown in one more pair of brackets."""
+
+_LIKE_OVERFLOW = re.compile(r"\(+other\)+")
 
 # As many as take well below a millisecond to look at, or to forget.
 ROWS_PER_STEP = 500
@@ -128,7 +134,7 @@ class RuleTable:
         self._dynamic_count = 0
 
     def row(self, domain: str, metric_key: str, rule: str) -> RuleSeries:
-        """Return the row of a rule under a name: its own, or its domain's row `other`."""
+        """Return the row of a rule under a name: its own, or its domain's OVERFLOW_KEY."""
         key = (domain, metric_key)
         found = self.rows.get(key)
         if found is not None:
@@ -139,7 +145,7 @@ class RuleTable:
             self._dynamic_count += 1
             return self._add(key, rule)
         self.overflowed += 1
-        overflow = (domain, OVERFLOW_NAME)
+        overflow = (domain, OVERFLOW_KEY)
         return self.rows.get(overflow) or self._add(overflow, "")
 
     def snapshot(self) -> list[RuleSeries]:
@@ -156,7 +162,7 @@ class RuleTable:
 
     def _add(self, key: tuple[str, str], rule: str) -> RuleSeries:
         """Add an empty row under `key`."""
-        row = RuleSeries(to_label(key[0]), to_label(key[1]), rule)
+        row = RuleSeries(to_label(key[0]), _to_name(key[1]), rule)
         self.rows[key] = row
         return row
 
@@ -166,7 +172,7 @@ class RuleTable:
         for index, key in enumerate(list(self.rows), 1):
             if index % ROWS_PER_STEP == 0:
                 yield
-            if key in names.keys or (key[1] == OVERFLOW_NAME and key[0] in domains):
+            if key in names.keys or (key[1] == OVERFLOW_KEY and key[0] in domains):
                 continue
             if self.rows[key].rule in names.rules:
                 dynamic_count += 1
@@ -201,6 +207,14 @@ def limit_nodes(policy: Policy) -> Iterator[tuple[str, Node]]:
 def to_label(text: str) -> str:
     """Return `text` as a label: a lone surrogate, which UTF-8 cannot hold, becomes `?`."""
     return text.encode("utf-8", "replace").decode()
+
+
+def _to_name(metric_key: str) -> str:
+    """Return the label of a metric key, which never is that of another."""
+    if metric_key == OVERFLOW_KEY:
+        return OVERFLOW_NAME
+    label = to_label(metric_key)
+    return f"({label})" if _LIKE_OVERFLOW.fullmatch(label) else label
 
 
 def _nodes(root: Node) -> Iterator[Node]:

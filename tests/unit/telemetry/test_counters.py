@@ -8,7 +8,7 @@ from ratelimitd.telemetry.series import (
     MAX_DYNAMIC_NAME,
     MAX_DYNAMIC_SERIES,
     MAX_RETIRED_SERIES,
-    OVERFLOW_NAME,
+    OVERFLOW_KEY,
     ROWS_PER_STEP,
     Histogram,
     limit_nodes,
@@ -108,17 +108,37 @@ def test_values_beyond_the_cap_share_one_row() -> None:
     telemetry.observe_verdict(verdict(count("ip")))
 
     assert len(telemetry.rules.rows) == MAX_DYNAMIC_SERIES + 2
-    assert telemetry.rules.rows["api", OVERFLOW_NAME].hits == 500
+    assert telemetry.rules.rows["api", OVERFLOW_KEY].hits == 500
     assert telemetry.rules.overflowed == 500
     assert telemetry.rules.rows["api", "ip"].hits == 1  # a rule of the policy always has a row
 
 
-def test_value_longer_than_a_label_may_be_goes_to_other() -> None:
+def test_value_longer_than_a_label_may_be_goes_to_the_overflow() -> None:
     telemetry = Telemetry()
 
     telemetry.observe_verdict(verdict(count("v" * (MAX_DYNAMIC_NAME + 1))))
 
-    assert list(telemetry.rules.rows) == [("api", OVERFLOW_NAME)]
+    assert list(telemetry.rules.rows) == [("api", OVERFLOW_KEY)]
+
+
+def test_overflow_is_apart_from_rules_of_a_like_name() -> None:
+    telemetry = Telemetry()
+    alike = ["other", "(other)", "((other))", "(other", "x"]
+    telemetry.policy_loaded(policy(*alike), now_s=1.0)
+
+    for number, name in enumerate(alike, 1):
+        telemetry.observe_verdict(verdict(count(name, hits=number)))
+    telemetry.observe_verdict(verdict(count("v" * (MAX_DYNAMIC_NAME + 1), hits=99)))
+
+    shown = {row.name: row.hits for row in telemetry.rules.snapshot()}
+    assert shown == {
+        "other": 1,
+        "((other))": 2,
+        "(((other)))": 3,
+        "(other": 4,
+        "x": 5,
+        "(other)": 99,
+    }
 
 
 def test_rules_of_the_policy_are_not_capped() -> None:
@@ -168,7 +188,7 @@ def test_reload_with_prepared_names_tidies_up_in_steps_while_counting_goes_on() 
     assert len(telemetry.rules.rows) == MAX_RETIRED_SERIES + 2
     for number in range(MAX_DYNAMIC_SERIES):
         telemetry.observe_verdict(verdict(count(f"tenant_x{number}", rule="tenant")))
-    assert telemetry.rules.rows["api", OVERFLOW_NAME].hits == 1
+    assert telemetry.rules.rows["api", OVERFLOW_KEY].hits == 1
 
 
 def test_reload_frees_the_slots_of_values_whose_rule_is_gone() -> None:
@@ -209,7 +229,7 @@ def test_reload_keeps_the_overflow_of_a_domain_that_stays() -> None:
     # when so many rules go that the oldest of them are forgotten
     telemetry.policy_loaded(policy("ip"), now_s=2.0)
 
-    assert ("api", OVERFLOW_NAME) in telemetry.rules.rows
+    assert ("api", OVERFLOW_KEY) in telemetry.rules.rows
     assert ("api", "rule0") not in telemetry.rules.rows
 
 

@@ -141,7 +141,7 @@ def test_scrape_has_only_the_newest_policy_revision() -> None:
     ]
 
 
-@given(st.text(max_size=40), st.text(max_size=40))
+@given(st.text(max_size=40), st.text(min_size=1, max_size=40))
 @example('a"b\\c\nd', '"}\n# TYPE forged counter\nforged 1\\')
 def test_label_values_survive_whatever_they_hold(domain: str, name: str) -> None:
     telemetry = Telemetry()
