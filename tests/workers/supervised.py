@@ -89,7 +89,7 @@ class Running:
 Run = Callable[..., Any]
 
 SUPERVISE = """
-import asyncio, json, socket
+import asyncio, json, socket, subprocess
 from pathlib import Path
 from ratelimitd.telemetry.counters import Telemetry
 from ratelimitd.workers.messages import Listener
@@ -104,7 +104,12 @@ async def main():
     supervisor.tell_policy({{"name": b"first"}})
     await supervisor.start()
     pids = [child.process.pid for child in supervisor.children]
-    print(json.dumps({{"port": listener.getsockname()[1], "pids": pids}}), flush=True)
+    channels = [child.channel.fileno() for child in supervisor.children]
+    told = {{"port": listener.getsockname()[1], "pids": pids}}
+    if {has_holder}:
+        holder = subprocess.Popen(["sleep", "60"], pass_fds=channels, stdout=subprocess.DEVNULL)
+        told["holder"] = holder.pid
+    print(json.dumps(told), flush=True)
     await asyncio.sleep(60)
 
 asyncio.run(main())
@@ -171,10 +176,15 @@ async def until_ended(pids: Sequence[int]) -> None:
 
 
 async def supervise(
-    directory: Path, target: str, grace_s: float
+    directory: Path, target: str, grace_s: float, *, has_holder: bool = False
 ) -> tuple[asyncio.subprocess.Process, dict[str, Any]]:
-    """Return a process that supervises two workers, and their pids and port."""
-    code = SUPERVISE.format(directory=str(directory), target=target, grace_s=grace_s)
+    """Return a process that supervises two workers, and their pids and port.
+
+    With a holder, another process keeps the channels open whatever becomes of the supervisor.
+    """
+    code = SUPERVISE.format(
+        directory=str(directory), target=target, grace_s=grace_s, has_holder=has_holder
+    )
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, env=environment()
     )

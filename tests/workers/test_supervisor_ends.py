@@ -20,6 +20,7 @@ from tests.workers.supervised import (
     connect,
     descriptors_used_up,
     gather,
+    is_alive,
     supervise,
     until_ended,
 )
@@ -119,6 +120,21 @@ async def test_workers_end_with_a_supervisor_that_is_killed(tmp_path: Path) -> N
     assert (await client.answer())["pid"] == told["pid"]
     await client.close()
     await until_ended(line["pids"])
+
+
+async def test_kernel_ends_the_workers_of_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+    # given channels that do not end with the supervisor, so that no worker learns of it there
+    process, line = await supervise(tmp_path, "compose", grace_s=5.0, has_holder=True)
+    try:
+        # when it is killed
+        process.kill()
+
+        # then its workers end all the same
+        await until_ended([process.pid, *line["pids"]])
+        assert is_alive(line["holder"])
+    finally:
+        os.kill(line["holder"], signal.SIGKILL)
+        await process.wait()
 
 
 async def test_garbage_from_a_worker_ends_that_worker(run: Run) -> None:
