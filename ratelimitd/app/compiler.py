@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from typing import Final
 
@@ -41,11 +41,18 @@ class CompilerError(RatelimitError):
     """The policy could not be compiled, whatever it holds; it is worth another try."""
 
 
-async def compile_apart(files: Mapping[str, bytes], options: CompileOptions) -> Loaded:
-    """Compile `files` in a process of its own; raises PolicyError or CompilerError."""
+async def compile_apart(
+    files: Mapping[str, bytes],
+    options: CompileOptions,
+    keep: Callable[[bytes], None] = lambda _: None,
+) -> Loaded:
+    """Compile `files` in a process of its own; raises PolicyError or CompilerError.
+
+    `keep` gets each frame of what was compiled.
+    """
     try:
         async with asyncio.timeout(COMPILE_TIMEOUT_S), aclosing(frames_from(files, options)) as got:
-            return await assemble(got)
+            return await assemble(got, keep)
     except TimeoutError as error:
         raise CompilerError(
             f"compiling the policy took more than {COMPILE_TIMEOUT_S:g} s; "
@@ -53,10 +60,13 @@ async def compile_apart(files: Mapping[str, bytes], options: CompileOptions) -> 
         ) from error
 
 
-async def assemble(frames: AsyncIterator[bytes]) -> Loaded:
+async def assemble(
+    frames: AsyncIterator[bytes], keep: Callable[[bytes], None] = lambda _: None
+) -> Loaded:
     """Put `frames` together in steps; raises PolicyError if that is what they hold."""
     assembly = Assembly()
     async for frame in frames:
+        keep(frame)
         with _uncollected():
             assembly.add(frame)
         await asyncio.sleep(PAUSE_S)

@@ -26,7 +26,7 @@ from ratelimitd.app.engine import Engine, open_engine
 from ratelimitd.app.pages import pages
 from ratelimitd.app.policy_loop import PolicyLoop, policy_loop
 from ratelimitd.app.servers import Addresses, DataPorts, Ports, open_ports
-from ratelimitd.app.worker_ports import open_worker_ports
+from ratelimitd.app.worker_ports import WorkerPorts
 from ratelimitd.services.health import HealthState
 from ratelimitd.services.policy_holder import PolicyHolder
 from ratelimitd.settings.model import Settings
@@ -34,6 +34,8 @@ from ratelimitd.telemetry.counters import Telemetry
 from ratelimitd.telemetry.logs import fields, start_logging
 from ratelimitd.telemetry.processes import Pulse
 from ratelimitd.transport.health import HealthReporter
+from ratelimitd.workers.directory import shared_directory
+from ratelimitd.workers.policy_frames import PolicyFrames
 
 _log = logging.getLogger("ratelimitd.daemon")
 
@@ -94,15 +96,19 @@ async def _serve(settings: Settings, telemetry: Telemetry, on_ready: OnReady) ->
         for tell in told:
             await tell()
 
-    policies = policy_loop(settings, holder, telemetry, tell_all)
-    await _load_first(policies, can_fail=settings.policy.can_start_without)
     async with AsyncExitStack() as stack:
+        shared = None
+        if settings.workers > 1:
+            shared = stack.enter_context(shared_directory(settings.store.data_dir))
+        frames = PolicyFrames(shared) if shared else None
+        policies = policy_loop(settings, holder, telemetry, tell_all, frames)
+        await _load_first(policies, can_fail=settings.policy.can_start_without)
         opening = open_engine(settings, telemetry, health, reporter.refresh, stack)
         engine = await _unless_stopped(opening, signals.stop)
         await reporter.refresh()
         workers = None
-        if settings.workers > 1:
-            workers = open_worker_ports(settings, engine, policies, stack)
+        if shared is not None:
+            workers = WorkerPorts(settings, engine, policies, shared)
             told.append(workers.tell_policy)
         ports = Ports(
             service=engine.service,

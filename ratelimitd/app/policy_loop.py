@@ -12,7 +12,7 @@ Rules:
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ratelimitd.app.compiler import CompilerError, compile_apart, let_go
@@ -31,6 +31,7 @@ from ratelimitd.telemetry.counters import Telemetry
 from ratelimitd.telemetry.logs import fields
 from ratelimitd.transport.errors import new_error_id
 from ratelimitd.transport.listen import is_private
+from ratelimitd.workers.policy_frames import PolicyFrames
 
 _log = logging.getLogger("ratelimitd.policy")
 
@@ -59,6 +60,7 @@ class PolicyLoop:
     """Keeps `holder` at the newest good policy; `on_load` is told after each attempt.
 
     `unguarded` is a port that others can reach and that asks nobody who they are, "" for none.
+    `frames` keeps what was compiled, for workers.
     """
 
     source: DirectorySource
@@ -68,6 +70,7 @@ class PolicyLoop:
     on_load: Callable[[], Awaitable[None]]
     now_s: Callable[[], float] = time.monotonic
     unguarded: str = ""
+    frames: PolicyFrames | None = None
     # What the policy in force was made of, for workers.
     files: Mapping[str, bytes] | None = None
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -80,7 +83,7 @@ class PolicyLoop:
             reading = await asyncio.to_thread(self.source.take)
             try:
                 # Nobody waits for an answer yet, so this process can do it itself.
-                loaded = load(compile_to_frames(reading.files(), self.options))
+                loaded = load(self._kept(compile_to_frames(reading.files(), self.options)))
             except ConfigError as error:
                 self._note_error(str(error))
                 self.source.settle(reading)
@@ -112,7 +115,7 @@ class PolicyLoop:
 
     async def _reload(self, reading: Reading) -> None:
         try:
-            loaded = await compile_apart(reading.files(), self.options)
+            loaded = await compile_apart(reading.files(), self.options, self._begin_to_keep())
         except ConfigError as error:
             self.source.settle(reading)
             self._failure = None
@@ -130,6 +133,19 @@ class PolicyLoop:
         else:
             await self._put_in_force(loaded, reading)
 
+    def _begin_to_keep(self) -> Callable[[bytes], None]:
+        """Return who keeps the frames of the policy that is compiled now."""
+        if self.frames is None:
+            return lambda _: None
+        self.frames.begin()
+        return self.frames.add
+
+    def _kept(self, frames: Iterator[bytes]) -> Iterator[bytes]:
+        keep = self._begin_to_keep()
+        for frame in frames:
+            keep(frame)
+            yield frame
+
     def _fail(self, reading: Reading, told: str) -> None:
         """Have the files tried again: soon, then ever later while they stay as they are."""
         failure = self._failure
@@ -144,6 +160,8 @@ class PolicyLoop:
         policy, before = loaded.policy, self.holder.policy
         callers_before = self.holder.callers
         self.files = reading.files()
+        if self.frames is not None:
+            self.frames.commit(policy.revision)
         self._failure = None
         self.source.settle(reading)
         await put_in_force(loaded, self.holder, self.telemetry)
@@ -179,6 +197,8 @@ class PolicyLoop:
                 )
 
     def _note_error(self, text: str) -> None:
+        if self.frames is not None:
+            self.frames.drop()
         lines = [_shortened(line) for line in text.splitlines()]
         if len(lines) > MAX_ERROR_LINES:
             more = len(lines) - MAX_ERROR_LINES
@@ -202,6 +222,7 @@ def policy_loop(
     holder: PolicyHolder,
     telemetry: Telemetry,
     on_load: Callable[[], Awaitable[None]],
+    frames: PolicyFrames | None = None,
 ) -> PolicyLoop:
     """Return the loop that `settings` ask for; nothing is read yet."""
     policy, listen = settings.policy, settings.listen
@@ -216,6 +237,7 @@ def policy_loop(
         telemetry=telemetry,
         on_load=on_load,
         unguarded="" if is_private(listen.http) else str(listen.http),
+        frames=frames,
     )
 
 

@@ -12,13 +12,13 @@ import logging
 import os
 import pickle
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 from ratelimitd.app.certificate import follow_certificate
 from ratelimitd.app.collector import settle
-from ratelimitd.app.compiler import CompilerError, compile_apart, let_go
+from ratelimitd.app.compiler import CompilerError, assemble, compile_apart, let_go
 from ratelimitd.app.engine import Engine, open_engine
 from ratelimitd.app.h2_port import h2_server, measure, server_tls
 from ratelimitd.app.pages import pages
@@ -36,7 +36,8 @@ from ratelimitd.transport.h2.server import Server
 from ratelimitd.transport.http import http_app
 from ratelimitd.transport.http_adopted import HttpConnections
 from ratelimitd.workers.messages import Adopt, Begin, Listener
-from ratelimitd.workers.policy_copy import read_policy_copy
+from ratelimitd.workers.policy_copy import PolicyCopy, read_policy_copy
+from ratelimitd.workers.policy_frames import frames_path, program_version, read_frames
 
 _log = logging.getLogger("ratelimitd.worker")
 
@@ -105,6 +106,7 @@ class RateLimitWork:
             merge_domains=settings.policy.is_merging_domains,
             counts_denied=settings.policy.counts_denied,
         )
+        self._program = program_version()
         self._parts: list[object] = []
         self._serial = 0
         self.tls = server_tls(settings.listen)
@@ -142,12 +144,28 @@ class RateLimitWork:
         holder = self.engine.holder
         try:
             copy = read_policy_copy(self._directory)
-            if copy.files is not None:
-                await self._put_in_force(await compile_apart(copy.files, self._options))
+            # With only an error to tell of, the policy is the one that is in force.
+            if copy.files is not None and copy.revision != self._revision():
+                await self._put_in_force(await self._take_over(copy))
             self._serial, holder.load_error = copy.serial, copy.load_error
         except (OSError, ValueError, ConfigError, CompilerError) as error:
             _log.error("the policy could not be taken over, the last one stays: %s", error)
-        return self._serial, holder.policy.revision if holder.policy is not None else ""
+        return self._serial, self._revision()
+
+    def _revision(self) -> str:
+        policy = self.engine.holder.policy
+        return policy.revision if policy is not None else ""
+
+    async def _take_over(self, copy: PolicyCopy) -> Loaded:
+        """Return the policy as it was compiled for us; compile it here if that cannot be had."""
+        assert copy.files is not None, "the copy of a policy has its files"
+        path = frames_path(self._directory, copy.revision)
+        try:
+            async with aclosing(read_frames(path, self._program)) as frames:
+                return await assemble(frames)
+        except Exception as error:  # noqa: BLE001 - pickles of another program raise anything
+            _log.warning("the policy is compiled here: %s", error)
+            return await compile_apart(copy.files, self._options)
 
     async def drain(self, grace_s: float) -> None:
         """Turn unhealthy, and finish what is in flight."""

@@ -15,7 +15,6 @@ from ratelimitd.telemetry.counters import Telemetry
 from ratelimitd.telemetry.processes import read_all
 from ratelimitd.transport import sockets
 from ratelimitd.transport.listen import ListenAddress
-from ratelimitd.workers.directory import shared_directory
 from ratelimitd.workers.messages import Listener
 from ratelimitd.workers.supervisor import Supervisor, WorkerOptions
 
@@ -65,7 +64,9 @@ class WorkerPorts:
     async def tell_policy(self) -> None:
         """Let the workers serve the policy in force, and show what is wrong with a newer one."""
         if self._supervisor is not None:
-            self._supervisor.tell_policy(self._policies.files, self._engine.holder.load_error)
+            holder = self._engine.holder
+            revision = holder.policy.revision if holder.policy is not None else ""
+            self._supervisor.tell_policy(self._policies.files, holder.load_error, revision)
 
     async def drain(self) -> None:
         """Let all workers finish and end."""
@@ -80,14 +81,6 @@ class WorkerPorts:
         if self._supervisor is not None:
             self._supervisor.publish()
         return read_all(self._directory)
-
-
-def open_worker_ports(
-    settings: Settings, engine: Engine, policies: PolicyLoop, stack: AsyncExitStack
-) -> WorkerPorts:
-    """Make the directory that the workers share; nothing is started yet."""
-    directory = stack.enter_context(shared_directory(settings.store.data_dir))
-    return WorkerPorts(settings, engine, policies, directory)
 
 
 def _of_a_worker(settings: Settings, engine: Engine) -> Settings:

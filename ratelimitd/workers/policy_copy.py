@@ -1,12 +1,14 @@
 r"""The policy as workers get it: one file with all policy files, replaced as a whole.
 
-    {"serial": 3, "load_error": "", "files": [["api.yaml", 812], ...], "checksum": 123}\n
+    {"serial": 3, "revision": "5f1e…", "load_error": "",
+     "files": [["api.yaml", 812], ...], "checksum": 123}\n
     the content of each file, one after the other
 
 Rules:
 - The control process writes only policies that it could compile; `load_error` tells what is
   wrong with newer ones, and `files` is None while there was never a good one.
-- A worker that starts reads the copy, so that it serves what the others do.
+- A worker that starts reads the copy, so that it serves what the others do; policy_frames.py has
+  it compiled.
 """
 
 import json
@@ -21,11 +23,12 @@ _NAME: Final = "policy.copy"
 
 @dataclass(frozen=True, slots=True)
 class PolicyCopy:
-    """The files of the last good policy, and what became of the last load."""
+    """The files of the last good policy, its revision, and what became of the last load."""
 
     serial: int
     files: Mapping[str, bytes] | None
     load_error: str = ""
+    revision: str = ""
 
 
 def write_policy_copy(directory: Path, copy: PolicyCopy) -> None:
@@ -33,6 +36,7 @@ def write_policy_copy(directory: Path, copy: PolicyCopy) -> None:
     body = b"".join((copy.files or {}).values())
     head = {
         "serial": copy.serial,
+        "revision": copy.revision,
         "load_error": copy.load_error,
         "files": None
         if copy.files is None
@@ -51,10 +55,10 @@ def read_policy_copy(directory: Path) -> PolicyCopy:
     if zlib.crc32(body) != head["checksum"]:
         raise ValueError(f"{directory / _NAME} is damaged")
     if head["files"] is None:
-        return PolicyCopy(head["serial"], None, head["load_error"])
+        return PolicyCopy(head["serial"], None, head["load_error"], head["revision"])
     files: dict[str, bytes] = {}
     at = 0
     for name, size in head["files"]:
         files[name] = body[at : at + size]
         at += size
-    return PolicyCopy(head["serial"], files, head["load_error"])
+    return PolicyCopy(head["serial"], files, head["load_error"], head["revision"])

@@ -124,13 +124,16 @@ class Supervisor:
         self._is_started = True
         self._acceptor.resume()
 
-    def tell_policy(self, files: Mapping[str, bytes] | None, load_error: str = "") -> int:
+    def tell_policy(
+        self, files: Mapping[str, bytes] | None, load_error: str = "", revision: str = ""
+    ) -> int:
         """Let all workers serve `files`, and know what is wrong with newer ones; return a serial.
 
-        `files` must compile. None is no policy at all.
+        `files` must compile, to the `revision`. None is no policy at all.
         """
         self._serial += 1
-        write_policy_copy(self._options.directory, PolicyCopy(self._serial, files, load_error))
+        copy = PolicyCopy(self._serial, files, load_error, revision)
+        write_policy_copy(self._options.directory, copy)
         for child in self.children:
             self._send(child, PolicyChanged(self._serial))
         return self._serial

@@ -121,7 +121,7 @@ async def test_reloads_at_the_same_time_leave_the_newest_files_in_force(
     is_slow, go_on = asyncio.Event(), asyncio.Event()
     order: list[bytes] = []
 
-    async def slow_at_first(files: dict[str, bytes], options: CompileOptions) -> Loaded:
+    async def slow_at_first(files: dict[str, bytes], options: CompileOptions, _: object) -> Loaded:
         loaded = await compile_apart(files, options)
         if not is_slow.is_set():
             is_slow.set()
