@@ -14,6 +14,7 @@ import asyncio
 import logging
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -28,6 +29,8 @@ from ratelimitd.transport.h2.profile import Profile
 _log = logging.getLogger(__name__)
 
 TICK_S = 1.0
+# Links that are looked at in one turn of the loop: a third of a millisecond.
+CHECKS_PER_TURN = 64
 # Beyond it connections are closed as they come: file descriptors end at some number anyway, and
 # a connection takes some KiB.
 MAX_CONNECTIONS = 16_384
@@ -79,6 +82,7 @@ class Server:
         # Links that did something since the last tick, and the others by the tick of their check.
         self._busy: set[Link] = set()
         self._wheel: dict[int, set[Link]] = {}
+        self._checks: deque[Link] = deque()
         self._timer = self._loop.call_later(TICK_S, self._on_tick)
 
     async def listen(self, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
@@ -200,15 +204,25 @@ class Server:
 
     def _on_tick(self) -> None:
         self._timer = self._loop.call_later(TICK_S, self._on_tick)
+        while self._checks:  # A second was not enough: what is left comes first.
+            self._check(self._checks.popleft())
         self.tick += 1
         busy, self._busy = self._busy, set()
-        for link in busy:
-            self._check(link)
-        for link in self._wheel.pop(self.tick, ()):
-            self._check(link)
+        self._checks.extend(busy)
+        self._checks.extend(self._wheel.pop(self.tick, ()))
+        self._check_some()
+
+    def _check_some(self) -> None:
+        """Look at a few links, and let calls come between them and the next few."""
+        for _ in range(min(len(self._checks), CHECKS_PER_TURN)):
+            self._check(self._checks.popleft())
+        if self._checks:
+            self._loop.call_soon(self._check_some)
 
     def _check(self, link: Link) -> None:
         """Let a link look at the time, and put it where it is looked at again."""
+        if link not in self.links:
+            return
         try:
             due = link.on_tick(self.tick)
         except Exception as error:  # noqa: BLE001 - the other connections go on

@@ -16,7 +16,7 @@ from ratelimitd.transport.h2.bounds import Bounds
 from ratelimitd.transport.h2.connection import Call
 from ratelimitd.transport.h2.frames import ErrorCode
 from ratelimitd.transport.h2.link import Link, Timeouts
-from ratelimitd.transport.h2.server import Server
+from ratelimitd.transport.h2.server import CHECKS_PER_TURN, Server
 from tests.support.certificates import Authority, make_authority
 from tests.transport.h2 import peer
 from tests.transport.h2.peer import METHODS, call
@@ -252,6 +252,20 @@ async def test_connection_without_a_preface_is_closed(start: Start) -> None:
     _pass_ticks(server, 4)
 
     assert peer.goaways(await _end(reader, writer)) == [(0, ErrorCode.ENHANCE_YOUR_CALM)]
+
+
+async def test_many_connections_are_looked_at_a_few_in_a_turn(start: Start) -> None:
+    # given more than one turn takes, all of which just came
+    server, port = await start()
+    opened = [await _open(port) for _ in range(CHECKS_PER_TURN + 6)]
+    await _settle(lambda: len(server.links) == len(opened))
+    # when a second passes
+    _pass_ticks(server, 1)
+    # then calls come between the first and the last of them
+    assert len(server._checks) == 6  # noqa: SLF001
+    await _settle(lambda: not server._checks)  # noqa: SLF001
+    for _, writer in opened:
+        writer.close()
 
 
 async def test_idle_connection_is_closed_and_a_used_one_is_not(start: Start) -> None:
