@@ -27,4 +27,4 @@ settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
 )
 
-pytest_plugins = ["tests.support.servers"]
+pytest_plugins = ["tests.support.data_plane", "tests.support.servers"]

@@ -10,6 +10,8 @@ from tests.support.children import wait_for
 from tests.support.proxied import Proxied, proxied, write_policy, yearly_example
 from tests.support.servers import Server, start_server
 
+pytestmark = pytest.mark.usefixtures("data_plane")
+
 # Far beyond what recovery takes; the store's own tests hold the second.
 RECOVERY_S = 10
 

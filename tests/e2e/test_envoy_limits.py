@@ -8,6 +8,8 @@ import pytest
 from tests.support.proxied import YEAR_S, proxied, write_policy, yearly_example
 from tests.support.servers import Server
 
+pytestmark = pytest.mark.usefixtures("data_plane")
+
 
 def store_second(store: Server) -> int:
     """Return the store's clock in whole seconds."""

@@ -6,11 +6,14 @@ from pathlib import Path
 from threading import Event
 
 import httpx
+import pytest
 
 from tests.support.children import wait_for
 from tests.support.daemon import Daemon
 from tests.support.proxied import Proxied, proxied, write_policy
 from tests.support.servers import Server
+
+pytestmark = pytest.mark.usefixtures("data_plane")
 
 LOADERS = 4
 # The load ends by itself long before this, when the reload was seen.

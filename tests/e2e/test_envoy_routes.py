@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.children import wait_for
 from tests.support.proxied import YEAR_S, Proxied, proxied, write_policy, yearly_example
 from tests.support.servers import Server
+
+pytestmark = pytest.mark.usefixtures("data_plane")
 
 LLM_POLICY = """
 domain: llm

@@ -12,6 +12,8 @@ from tests.support.grpc_client import connected, rate_limit_request
 from tests.support.proxied import YEAR_S, write_policy
 from tests.support.servers import Cluster, Server
 
+pytestmark = pytest.mark.usefixtures("data_plane")
+
 CLIENTS = 16
 CALLS_EACH = 30
 LIMIT = 300

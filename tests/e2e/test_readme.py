@@ -55,6 +55,7 @@ def test_readme_configuration_stands_in_the_tested_file(block: str) -> None:
     assert dedent("\n".join(text.splitlines()[at : at + len(pasted)])) == block.rstrip("\n")
 
 
+@pytest.mark.usefixtures("data_plane")
 def test_published_configuration_runs_as_it_is(store: Server, tmp_path: Path) -> None:
     # given: the whole file, its stand-in backend included, only on other ports
     policy = yearly_example("api.yaml", tmp_path / "policy")
@@ -74,6 +75,7 @@ def test_published_configuration_runs_as_it_is(store: Server, tmp_path: Path) ->
     assert (answer.status_code, answer.text) == (200, "hello\n")
 
 
+@pytest.mark.usefixtures("data_plane")
 def test_published_configuration_refuses_as_its_header_says(store: Server, tmp_path: Path) -> None:
     # given: the header's curl, far from a minute's border
     header = (CONFIGURATIONS / "basic.yaml").read_text("utf-8").partition("admin:")[0]
@@ -111,6 +113,7 @@ def test_published_configuration_is_valid(path: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.usefixtures("data_plane")
 def test_readme_hit_command_is_refused_the_sixth_time(store: Server, tmp_path: Path) -> None:
     # given: the loop of the sixty seconds, far from a minute's border
     found = re.search(r"for i in ([\d ]+); do (.*); done", README)
@@ -174,6 +177,7 @@ def test_every_configuration_has_its_example_policy() -> None:
     assert asked <= served
 
 
+@pytest.mark.usefixtures("data_plane")
 async def test_metric_names_of_the_reference_server_are_exported(
     store: Server, tmp_path: Path
 ) -> None:

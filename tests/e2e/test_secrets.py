@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.support.children import Child
 from tests.support.proxied import proxied, write_policy
@@ -26,6 +27,7 @@ descriptors:
 """
 
 
+@pytest.mark.usefixtures("data_plane")
 def test_secret_values_reach_neither_store_nor_logs_nor_metrics(
     store: Server, tmp_path: Path
 ) -> None:

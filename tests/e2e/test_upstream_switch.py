@@ -49,6 +49,7 @@ def upstream_environment(store: Server, root: Path, ports: list[int]) -> dict[st
     }
 
 
+@pytest.mark.usefixtures("data_plane")
 async def test_daemon_runs_on_the_variables_of_the_reference_server(
     store: Server, tmp_path: Path
 ) -> None:
@@ -81,6 +82,7 @@ async def test_daemon_runs_on_the_variables_of_the_reference_server(
             assert (await http.get("/healthcheck")).text == "OK"
 
 
+@pytest.mark.usefixtures("data_plane")
 async def test_daemon_on_upstream_variables_says_what_is_wrong_with_a_request(
     store: Server, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 
 from ratelimitd.settings.upstream_table import UPSTREAM_BY_NAME
+from tests.support import data_plane
 from tests.support.children import Child, free_ports, start_child
 
 
@@ -56,11 +57,15 @@ def daemon_command(*arguments: str) -> list[str]:
 
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return this process's environment without any variable that configures a daemon."""
+    """Return this process's environment without any variable that configures a daemon.
+
+    Only the data plane stays, which a test chooses by the fixture of that name.
+    """
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name not in UPSTREAM_BY_NAME and not name.startswith("RATELIMITD_")
+        if name not in UPSTREAM_BY_NAME
+        and (name == data_plane.VARIABLE or not name.startswith("RATELIMITD_"))
     }
     return kept | dict(extra or {})
 

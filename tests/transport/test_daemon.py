@@ -103,6 +103,7 @@ def complaints(ended: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in ended.stderr.splitlines() if line.startswith("ratelimitd: ")]
 
 
+@pytest.mark.usefixtures("data_plane")
 @pytest.mark.parametrize("flag", ["--grpc", "--http", "--admin", "--metrics"])
 def test_port_in_use_is_exit_1_and_one_line(policy: Path, flag: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -145,6 +146,7 @@ def test_data_directory_that_cannot_be_made_is_exit_1(policy: Path, tmp_path: Pa
     assert str(tmp_path / "file") in line
 
 
+@pytest.mark.usefixtures("data_plane")
 def test_tls_file_that_is_missing_is_exit_1(policy: Path) -> None:
     ended = run(*serve(policy, "--grpc-tls-cert", "/no/cert", "--grpc-tls-key", "/no/key"))
 
@@ -152,6 +154,18 @@ def test_tls_file_that_is_missing_is_exit_1(policy: Path) -> None:
     assert complaints(ended) == ["ratelimitd: TLS: cannot read /no/cert: No such file or directory"]
 
 
+def test_daemon_answers_by_the_server_that_was_chosen(data_plane: str, daemon: Daemon) -> None:
+    with grpc.insecure_channel(daemon.grpc_address) as channel:
+        hit(channel, ("path", "/login"))
+
+        series = "\nratelimitd_h2_connections_accepted_total "
+        if data_plane == "h2":
+            wait_for(lambda: f"{series}1.0" in daemon.metrics(), "the connection to be counted")
+        else:
+            assert series not in daemon.metrics()
+
+
+@pytest.mark.usefixtures("data_plane")
 def test_requests_are_limited_over_grpc_and_http_together(daemon: Daemon) -> None:
     body = {"domain": "api", "descriptors": [{"entries": [{"key": "path", "value": "/login"}]}]}
 
@@ -163,6 +177,7 @@ def test_requests_are_limited_over_grpc_and_http_together(daemon: Daemon) -> Non
     assert replies == [200, 429]
 
 
+@pytest.mark.usefixtures("data_plane")
 def test_ctl_hits_peeks_and_explains(daemon: Daemon) -> None:
     ask = ("--domain", "api", "--descriptor", "path=/login")
 
@@ -185,6 +200,7 @@ def test_ctl_hits_peeks_and_explains(daemon: Daemon) -> None:
     )
 
 
+@pytest.mark.usefixtures("data_plane")
 def test_changed_policy_is_served_and_a_bad_one_is_not(daemon: Daemon, policy: Path) -> None:
     before = httpx.get(f"{daemon.http_url}/policy").json()
 
@@ -213,6 +229,7 @@ def test_sighup_loads_the_policy_again(daemon: Daemon, policy: Path) -> None:
     wait_for(lambda: "/logout" in httpx.get(f"{daemon.http_url}/rlconfig").text, "the new policy")
 
 
+@pytest.mark.usefixtures("data_plane")
 def test_start_without_policy_serves_errors_until_it_is_right(
     policy: Path, store_server: Server, tmp_path: Path
 ) -> None:
@@ -235,6 +252,7 @@ def test_start_without_policy_serves_errors_until_it_is_right(
         assert hit(channel, ("path", "/login")).overall_code == RateLimitResponse.OK
 
 
+@pytest.mark.usefixtures("data_plane")
 def test_dead_store_leaves_the_daemon_serving_by_its_failure_policies(
     policy: Path, tmp_path: Path
 ) -> None:
@@ -260,6 +278,7 @@ def test_dead_store_leaves_the_daemon_serving_by_its_failure_policies(
     assert "calls are not sent to the store any more" in warning
 
 
+@pytest.mark.usefixtures("data_plane")
 def test_dead_store_is_unhealthy_if_asked_for(
     policy: Path, make_server: MakeServer, tmp_path: Path
 ) -> None:
@@ -291,6 +310,7 @@ def test_wrong_store_password_is_a_line_and_the_daemon_stays(
     assert "wrong-password" not in daemon.child.output()
 
 
+@pytest.mark.usefixtures("data_plane")
 def test_sigterm_finishes_calls_in_flight_and_ends_with_exit_0(
     daemon: Daemon, store_server: Server
 ) -> None:
@@ -316,6 +336,7 @@ def test_sigterm_finishes_calls_in_flight_and_ends_with_exit_0(
     assert "stopped" in daemon.child.output()
 
 
+@pytest.mark.usefixtures("data_plane")
 def test_unix_sockets_serve_all_three_ports(
     policy: Path, store_server: Server, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ from tests.support.daemon import clean_environment, daemon_command
 from tests.support.servers import find_binary
 
 
+@pytest.mark.usefixtures("data_plane")
 def test_dev_writes_a_policy_serves_it_and_says_what_to_try(tmp_path: Path) -> None:
     if find_binary("valkey9") is None:
         if os.environ.get("CI"):
