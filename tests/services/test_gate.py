@@ -20,8 +20,8 @@ from ratelimitd.telemetry.refused_callers import (
     RefusedCaller,
     RefusedCallers,
 )
-from tests.services.conftest import Start, message_of
-from tests.services.test_hot_path import DEFAULT_DEADLINE_S, ask
+from tests.services.conftest import DEFAULT_DEADLINE_S, Start, message_of
+from tests.services.conftest import ask_hot_path as ask
 
 CHECK = "grpc.health.v1.Health/Check"
 POLICY = "domain: api\ndescriptors: [{key: a, rate_limit: {unit: year, requests_per_unit: 9}}]"

@@ -10,9 +10,14 @@ from ratelimitd.services.context import CallContext
 from ratelimitd.services.gate import Peer
 from ratelimitd.services.hot_path import HotPath
 from ratelimitd.services.parse import MAX_REQUEST_BYTES
-from tests.services.conftest import PATIENT, Running, Start, message_of
-
-DEFAULT_DEADLINE_S = 5.0
+from tests.services.conftest import (
+    DEFAULT_DEADLINE_S,
+    PATIENT,
+    Running,
+    Start,
+    message_of,
+)
+from tests.services.conftest import ask_hot_path as ask
 
 POLICY = """
 domain: api
@@ -20,21 +25,6 @@ descriptors:
   - {key: a, rate_limit: {unit: year, requests_per_unit: 2}}
   - {key: free, rate_limit: {unlimited: true}}
 """
-
-
-class Told:
-    """Where one call is answered."""
-
-    def __init__(self, caller: Peer | None = None) -> None:
-        self.caller = caller
-        self.answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-    def answer_all(self, answers: Sequence[tuple[int, bytes]]) -> None:
-        ((_, encoded),) = answers
-        self.answered.set_result(encoded)
-
-    def fail(self, number: int, error: Exception) -> None:
-        self.answered.set_exception(error)
 
 
 class Read:
@@ -52,16 +42,6 @@ class Read:
 
     def fail(self, number: int, error: Exception) -> None:
         self.failed.append(number)
-
-
-async def ask(
-    hot: HotPath, message: rls_pb2.RateLimitRequest | bytes, context: CallContext = PATIENT
-) -> rls_pb2.RateLimitResponse:
-    """Ask once; raises what the transport would be told."""
-    replies = Told(context.caller)
-    body = message if isinstance(message, bytes) else message.SerializeToString()
-    hot.serve([(1, context, body)], replies)
-    return rls_pb2.RateLimitResponse.FromString(await replies.answered)
 
 
 async def overall(running: Running, hot: HotPath, *descriptors: str) -> str:

@@ -6,7 +6,10 @@ from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.errors import InvalidRequest, NotReady, StoreError, StoreUnavailable
 from ratelimitd.services.context import CallContext
-from tests.services.conftest import PATIENT, Start, message_of
+from tests.services.conftest import Start, message_of
+from tests.support.data_plane import data_plane
+
+__all__ = ["data_plane"]
 
 POLICY = """
 domain: api
@@ -67,7 +70,7 @@ async def test_failure_policy_answers_when_the_store_was_never_there(
     # given
     running = await start(with_failure(policy), is_store_up=False)
     # when
-    response = await running.service.should_rate_limit(message_of("a=1"), PATIENT)
+    response = await running.should_rate_limit(message_of("a=1"))
     # then
     assert rls_pb2.RateLimitResponse.Code.Name(response.overall_code) == code
     assert response.dynamic_metadata["store_failure"] == policy
@@ -113,7 +116,7 @@ async def test_deadline_that_has_passed_never_reaches_the_store(start: Start) ->
     before = running.script_calls()
     # when
     with pytest.raises(StoreUnavailable):
-        await running.service.should_rate_limit(message_of("a=1"), CallContext(timeout_s=0.001))
+        await running.should_rate_limit(message_of("a=1"), CallContext(timeout_s=0.001))
     # then
     assert running.script_calls() == before
 
@@ -141,7 +144,7 @@ async def test_statuses_headers_and_metadata_reach_the_message(start: Start) -> 
     options = DecisionOptions(has_limit_headers=True, has_dynamic_metadata=True)
     running = await start(POLICY, options=options)
     # when
-    response = await running.service.should_rate_limit(message_of("a=1", "none=1"), PATIENT)
+    response = await running.should_rate_limit(message_of("a=1", "none=1"))
     # then
     matched, unmatched = response.statuses
     assert matched.current_limit.requests_per_unit == 2
@@ -191,5 +194,5 @@ async def test_request_that_breaks_the_protocol_is_refused_with_the_place(
     before = running.script_calls()
     # then
     with pytest.raises(InvalidRequest, match=text):
-        await running.service.should_rate_limit(message, PATIENT)
+        await running.should_rate_limit(message)
     assert running.script_calls() == before

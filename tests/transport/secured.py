@@ -1,76 +1,21 @@
-"""Both servers of the gRPC port behind TLS, and grpcio clients with certificates."""
+"""Ports behind TLS for both servers, and grpcio clients with certificates."""
 
-import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import grpc
 import grpc.aio
-import pytest
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd.services.gate import Gate
 from ratelimitd.services.policy_holder import PolicyHolder
 from ratelimitd.telemetry.counters import Telemetry
 from ratelimitd.transport.grpc import GrpcPort
-from ratelimitd.transport.h2.guard import PeerGuard
-from ratelimitd.transport.h2.server import OnCalls, Server
-from ratelimitd.transport.h2.tls import to_tls
-from ratelimitd.transport.h2.unary import Calls, from_service
 from ratelimitd.transport.listen import TcpAddress, TlsFiles
 from tests.support.certificates import Authority, KeyPair
-from tests.transport.support import ANY_PORT, PATH, EchoService, raw_call, serving, status_of
+from tests.transport.support import ANY_PORT, raw_call, status_of
 
-Serve = Callable[[EchoService, GrpcPort], AbstractAsyncContextManager["Served"]]
 OK_CALL = rls_pb2.RateLimitRequest(domain="d").SerializeToString()
 TIMEOUT_S = 10
-
-
-class Served(Protocol):
-    """A server that listens."""
-
-    @property
-    def address(self) -> object:
-        """Return where it listens."""
-        ...
-
-
-@dataclass
-class H2Served:
-    """Our own server."""
-
-    address: TcpAddress
-
-
-@asynccontextmanager
-async def serving_h2(service: EchoService, port: GrpcPort) -> AsyncIterator[H2Served]:
-    """Serve `service` on our HTTP/2 server until the block ends."""
-    assert port.tls is not None
-    method = from_service(
-        "ShouldRateLimit", rls_pb2.RateLimitRequest, service.should_rate_limit, TIMEOUT_S
-    )
-    methods = {PATH.encode(): method}
-    calls = Calls(service.observe_call)
-    on_calls: OnCalls = calls
-    if port.gate is not None:
-        on_calls = PeerGuard(port.gate, methods, calls, service.observe_call)
-    tls = to_tls(port.tls)
-    server = Server(methods, on_calls)
-    sock = socket.create_server(("127.0.0.1", 0))
-    await server.listen(sock, tls.context)
-    try:
-        yield H2Served(TcpAddress("127.0.0.1", sock.getsockname()[1]))
-    finally:
-        await server.stop(0.1)
-
-
-@pytest.fixture(params=["grpcio", "h2"])
-def serve(request: pytest.FixtureRequest) -> Serve:
-    """Give each of the two servers."""
-    return serving if request.param == "grpcio" else serving_h2
 
 
 def port(

@@ -1,8 +1,9 @@
 """Services for transport tests: one that answers, and ports of the real servers around it."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import grpc
 import grpc.aio
@@ -10,12 +11,19 @@ import grpc.aio
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd.errors import InvalidRequest, NotReady, StoreUnavailable
 from ratelimitd.services.context import CallContext
+from ratelimitd.transport import sockets
 from ratelimitd.transport.grpc import GrpcPort, GrpcServer, UnaryMethod, start_grpc
-from ratelimitd.transport.listen import TcpAddress
+from ratelimitd.transport.h2.guard import PeerGuard
+from ratelimitd.transport.h2.server import OnCalls, Server
+from ratelimitd.transport.h2.tls import to_tls
+from ratelimitd.transport.h2.unary import Calls, from_service
+from ratelimitd.transport.listen import ListenAddress, TcpAddress
 
 SERVICE = "envoy.service.ratelimit.v3.RateLimitService"
 PATH = f"/{SERVICE}/ShouldRateLimit"
 ANY_PORT = TcpAddress("127.0.0.1", 0)
+# For calls without a deadline on our own server.
+DEFAULT_DEADLINE_S = 7.0
 
 
 @dataclass
@@ -72,6 +80,58 @@ async def serving(
     )
     try:
         yield server
+    finally:
+        await server.stop(0)
+
+
+class Served(Protocol):
+    """A server that listens, whichever it is."""
+
+    @property
+    def address(self) -> ListenAddress:
+        """Return where."""
+        ...
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more calls, and wait at most `grace_s` for those in flight."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class H2Served:
+    """Our own server, listening on `address`."""
+
+    server: Server
+    address: ListenAddress
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more calls, and wait at most `grace_s` for those in flight."""
+        await self.server.stop(grace_s)
+
+
+Serve = Callable[..., AbstractAsyncContextManager[Served]]
+
+
+@asynccontextmanager
+async def serving_h2(service: EchoService, port: GrpcPort | None = None) -> AsyncIterator[H2Served]:
+    """Serve `service` on our HTTP/2 server until the block ends."""
+    port = port or GrpcPort(address=ANY_PORT, flag="--grpc")
+    method = from_service(
+        "ShouldRateLimit", rls_pb2.RateLimitRequest, service.should_rate_limit, DEFAULT_DEADLINE_S
+    )
+    methods = {PATH.encode(): method}
+    calls = Calls(service.observe_call)
+    on_calls: OnCalls = calls
+    if port.gate is not None:
+        on_calls = PeerGuard(port.gate, methods, calls, service.observe_call)
+    server = Server(methods, on_calls)
+    try:
+        sock = sockets.bind(port.address, port.flag)
+        file = sockets.SocketFile(port.address)
+        address = sockets.bound_address(port.address, sock)
+        await server.listen(sock, None if port.tls is None else to_tls(port.tls).context)
+        yield H2Served(server, address)
+        file.remove()
     finally:
         await server.stop(0)
 

@@ -15,10 +15,8 @@ from ratelimitd.services.policy_holder import PolicyHolder
 from ratelimitd.services.ratelimit import METHOD
 from ratelimitd.transport.grpc import GrpcPort
 from tests.support.certificates import Authority, KeyPair, make_authority
-from tests.transport.secured import TIMEOUT_S, Serve, Served, channel_to, port, serve
-from tests.transport.support import EchoService, raw_call, status_of
-
-__all__ = ["serve"]
+from tests.transport.secured import TIMEOUT_S, channel_to, port
+from tests.transport.support import EchoService, Serve, Served, raw_call, status_of
 
 OK, DENIED = grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED
 EDGE = "spiffe://prod.example/ns/edge/sa/envoy"

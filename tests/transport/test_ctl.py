@@ -4,8 +4,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import grpc
@@ -15,10 +14,13 @@ from ratelimitd import ctl, ctl_call, terminal
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd._proto.ratelimitd.inspect.v1 import inspect_pb2
 from ratelimitd.ctl_output import describe_span, print_answer, print_explanation
+from ratelimitd.transport.listen import ListenAddress, TlsFiles, UnixAddress
 from tests.support.certificates import Authority, make_authority
 from tests.support.children import wait_for
 from tests.support.daemon import running_daemon
 from tests.support.servers import MakeServer
+from tests.transport.refusing import refuse_by_grpcio, refuse_by_h2
+from tests.transport.support import ANY_PORT
 
 Ask = Callable[..., tuple[int, str, str]]
 ASK = ("--domain", "api", "--descriptor", "path=/login")
@@ -48,38 +50,23 @@ def authority(tmp_path: Path) -> Authority:
     return make_authority(tmp_path / "ca")
 
 
-class _Refusing(grpc.GenericRpcHandler):
-    """Answers every call with one status."""
-
-    def __init__(self, code: grpc.StatusCode, details: str) -> None:
-        self._status = (code, details)
-
-    def service(self, _: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
-        return grpc.unary_unary_rpc_method_handler(lambda _, context: context.abort(*self._status))
-
-
 @pytest.fixture
-def refusing() -> Iterator[Callable[..., str]]:
-    """Start servers that answer one status; returns their addresses."""
-    servers = []
+def refusing(data_plane: str) -> Iterator[Callable[..., str]]:
+    """Start servers of each kind that answer one status; returns their addresses."""
+    refuse = refuse_by_grpcio if data_plane == "grpcio" else refuse_by_h2
+    with ExitStack() as stack:
 
-    def start(
-        details: str,
-        code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE,
-        at: str = "127.0.0.1:0",
-        credentials: grpc.ServerCredentials | None = None,
-    ) -> str:
-        server = grpc.server(ThreadPoolExecutor(1))
-        server.add_generic_rpc_handlers((_Refusing(code, details),))
-        add = server.add_insecure_port
-        port = add(at) if credentials is None else server.add_secure_port(at, credentials)
-        server.start()
-        servers.append(server)
-        return at if at.startswith("unix:") else f"127.0.0.1:{port}"
+        def start(
+            details: str,
+            code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE,
+            address: ListenAddress = ANY_PORT,
+            tls: TlsFiles | None = None,
+        ) -> str:
+            at, stop = refuse(address, tls, code, details)
+            stack.callback(stop)
+            return at
 
-    yield start
-    for server in servers:
-        server.stop(0).wait()
+        yield start
 
 
 @pytest.mark.parametrize("is_unix", [False, True])
@@ -95,8 +82,8 @@ def refusing() -> Iterator[Callable[..., str]]:
 def test_words_of_the_server_are_shown_as_they_are(
     ask: Ask, refusing: Callable[..., str], tmp_path: Path, details: str, *, is_unix: bool
 ) -> None:
-    at = f"unix:{tmp_path}/s" if is_unix else "127.0.0.1:0"
-    address = refusing(details, at=at)
+    listen = UnixAddress(f"{tmp_path}/s") if is_unix else ANY_PORT
+    address = refusing(details, address=listen)
 
     code, error, output = ask("hit", *ASK, "--address", address)
 
@@ -104,6 +91,7 @@ def test_words_of_the_server_are_shown_as_they_are(
     assert error == f"ratelimitctl: UNAVAILABLE: {details}\n"
 
 
+@pytest.mark.usefixtures("data_plane")
 @pytest.mark.parametrize("is_unix", [False, True])
 def test_hit_without_the_store_says_what_the_daemon_says(
     ask: Ask, make_server: MakeServer, tmp_path: Path, *, is_unix: bool
@@ -187,10 +175,7 @@ def test_tls_port_says_what_is_missing(
     # given
     pair = authority.issue("localhost")
     stranger = make_authority(tmp_path / "other", "Other CA").certificate
-    credentials = grpc.ssl_server_credentials(
-        [(pair.key.read_bytes(), pair.certificate.read_bytes())]
-    )
-    address = refusing("asked", credentials=credentials)
+    address = refusing("asked", tls=TlsFiles(certificate=pair.certificate, key=pair.key))
     port = address.rpartition(":")[2]
 
     # when

@@ -12,10 +12,8 @@ from ratelimitd.errors import ConfigError
 from ratelimitd.transport.listen import TlsFiles
 from ratelimitd.transport.tls import to_tls
 from tests.support.certificates import Authority, KeyPair, make_authority
-from tests.transport.secured import OK_CALL, TIMEOUT_S, Serve, outcome, port, serve
-from tests.transport.support import EchoService, raw_call, status_of
-
-__all__ = ["serve"]
+from tests.transport.secured import OK_CALL, TIMEOUT_S, outcome, port
+from tests.transport.support import EchoService, Serve, raw_call, status_of
 
 
 @pytest.fixture

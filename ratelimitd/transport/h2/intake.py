@@ -110,7 +110,7 @@ def refused_message(flag: int, size: int, head: Head, max_bytes: int) -> Refusal
         return refuse_grpc(
             "message_bytes",
             answers.RESOURCE_EXHAUSTED,
-            f"Received message larger than max ({size} vs. {max_bytes})",
+            f"SERVER: Received message larger than max ({size} vs. {max_bytes})",
         )
     return None
 

@@ -194,7 +194,7 @@ def test_unusual_but_good_requests_are_calls(fields: peer.Fields) -> None:
             CALL,
             message(bytes(2000)),
             b"8",
-            b"Received message larger than max (2000 vs. 1000)",
+            b"SERVER: Received message larger than max (2000 vs. 1000)",
         ),
         (
             changed(large=b"x" * 20000),
