@@ -91,19 +91,23 @@ class Connection(Dispatch):
         """Answer a call with its message."""
         self.answer_all([(stream_id, message)])
 
-    def answer_all(self, answers: Sequence[tuple[int, bytes]]) -> None:
-        """Answer calls with their messages, in order."""
+    def answer_all(self, answers: Sequence[tuple[int, bytes]]) -> int:
+        """Answer calls with their messages, in order; return for how many nobody waits."""
         try:
-            self._counters.answers_dropped += self._out.answer_all(answers)
+            dropped = self._out.answer_all(answers)
         except PeerError as error:
             self._end(error)
+            return 0
+        self._counters.answers_dropped += dropped
+        return dropped
 
-    def fail(self, stream_id: int, status: int, message: str, details: bytes = b"") -> None:
-        """Answer a call with a gRPC status that is not OK."""
+    def fail(self, stream_id: int, status: int, message: str, details: bytes = b"") -> bool:
+        """Answer a call with a gRPC status that is not OK; return whether somebody waits."""
         if self._out.awaiting.pop(stream_id, None) is None:
             self._counters.answers_dropped += 1
-        else:
-            self._out.send_only(stream_id, status_block(status, message, details))
+            return False
+        self._out.send_only(stream_id, status_block(status, message, details))
+        return True
 
     def is_awaited(self, stream_id: int) -> bool:
         """Return whether somebody still waits for the answer to a call."""

@@ -120,15 +120,17 @@ class Link(asyncio.Protocol):
         """The peer's certificate as the ssl module shows it, if it gave one."""
         return self._transport.get_extra_info("peercert") if self._transport is not None else None
 
-    def answer_all(self, answers: Sequence[tuple[int, bytes]]) -> None:
-        """Answer calls; the transport writes once at the end of this turn of the loop."""
-        self.connection.answer_all(answers)
+    def answer_all(self, answers: Sequence[tuple[int, bytes]]) -> int:
+        """Answer calls, in one write at the end of this turn; return for how many nobody waits."""
+        dropped = self.connection.answer_all(answers)
         self.flush()
+        return dropped
 
-    def fail(self, stream_id: int, status: int, message: str, details: bytes = b"") -> None:
-        """Answer a call with a gRPC status that is not OK."""
-        self.connection.fail(stream_id, status, message, details)
+    def fail(self, stream_id: int, status: int, message: str, details: bytes = b"") -> bool:
+        """Answer a call with a gRPC status that is not OK; return whether somebody waits."""
+        is_awaited = self.connection.fail(stream_id, status, message, details)
         self.flush()
+        return is_awaited
 
     def drain(self, tick: int) -> None:
         """Ask the peer to go elsewhere, and close when its calls are answered."""

@@ -4,7 +4,8 @@ Rules:
 - A method takes the calls of one read, and answers each when it likes, from the loop. The hot one
   does so itself; a plain async service gets a task for each call.
 - Errors become statuses by transport/errors.py; one that nobody foresaw is INTERNAL with an id.
-- The answer to a call that nobody waits for any more is dropped by the connection, and counted.
+- The answer to a call that nobody waits for any more is dropped by the connection, and the call
+  counted as CANCELLED.
 """
 
 import asyncio
@@ -26,6 +27,9 @@ from ratelimitd.transport.h2.headers import Head
 
 _log = logging.getLogger(__name__)
 
+# What a call is counted as when its caller has left before the answer.
+CANCELLED = "CANCELLED"
+
 ObserveCall = Callable[[str, str, float, int], None]
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
@@ -34,12 +38,12 @@ R = TypeVar("R", bound=Message)
 class AnswersCalls(Protocol):
     """A connection's shell, as far as answers need it."""
 
-    def answer_all(self, answers: Sequence[tuple[int, bytes]]) -> None:
-        """Answer calls."""
+    def answer_all(self, answers: Sequence[tuple[int, bytes]]) -> int:
+        """Answer calls; return for how many nobody waits."""
         ...
 
-    def fail(self, stream_id: int, status: int, message: str) -> None:
-        """Answer a call with a gRPC status that is not OK."""
+    def fail(self, stream_id: int, status: int, message: str) -> bool:
+        """Answer a call with a gRPC status that is not OK; return whether somebody waits."""
         ...
 
 
@@ -66,8 +70,12 @@ class Replies:
 
     def answer_all(self, answers: Sequence[tuple[int, bytes]]) -> None:
         """Answer calls with their encoded responses."""
-        self._link.answer_all(answers)
-        self._observe(self._name, "OK", time.monotonic() - self._start_s, len(answers))
+        dropped = self._link.answer_all(answers)
+        seconds = time.monotonic() - self._start_s
+        if dropped:
+            self._observe(self._name, CANCELLED, seconds, dropped)
+        if dropped != len(answers):
+            self._observe(self._name, "OK", seconds, len(answers) - dropped)
 
     def fail(self, stream_id: int, error: Exception) -> None:
         """Answer a call with an error."""
@@ -76,8 +84,9 @@ class Replies:
             error_id = new_error_id()
             told = to_internal(error_id)
             self._defects.record(error, "%s failed, error id %s", self._name, error_id)
-        self._link.fail(stream_id, told.status, told.message)
-        self._observe(self._name, told.status.name, time.monotonic() - self._start_s, 1)
+        is_awaited = self._link.fail(stream_id, told.status, told.message)
+        code = told.status.name if is_awaited else CANCELLED
+        self._observe(self._name, code, time.monotonic() - self._start_s, 1)
 
 
 @dataclass(frozen=True, slots=True)
