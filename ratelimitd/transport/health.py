@@ -55,6 +55,11 @@ class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it has no
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
         return health_pb2.HealthCheckResponse(status=status)
 
+    async def List(self, request: Any, context: Any) -> None:  # noqa: N802 - gRPC's name
+        """Refuse, as every method that is not there is refused."""
+        del request
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:  # noqa: N802 - gRPC's name
         told: int | None = None
         while True:
