@@ -4,22 +4,17 @@ The ones in Go and JavaScript are built where their languages are installed, out
 elsewhere, on a laptop, their tests skip. CI has both.
 """
 
-import shutil
-import subprocess
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from tests.support.daemon import Daemon, running_daemon
-from tests.support.programs import find_program
 from tests.support.proxied import write_policy
 from tests.support.servers import Server, start_server
 from tests.transport.clients.by_grpcio import ask_by_asyncio, ask_by_threads
-from tests.transport.clients.plan import Client, program
+from tests.transport.clients.plan import Client
+from tests.transport.clients.programs import build_go, install_js
 
-SOURCES = Path(__file__).parent
-BUILD_TIMEOUT_S = 300
 POLICY = """
 domain: api
 descriptors:
@@ -50,21 +45,13 @@ def daemon(client_store: Server, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture(scope="session")
 def grpc_go(tmp_path_factory: pytest.TempPathFactory) -> Client:
     """Build the client by grpc-go."""
-    go = find_program("go", "build the client of grpc-go with")
-    built = tmp_path_factory.mktemp("grpc-go") / "client"
-    build([go, "build", "-o", str(built), "."], SOURCES / "go")
-    return program([built])
+    return build_go(tmp_path_factory.mktemp("grpc-go"))
 
 
 @pytest.fixture(scope="session")
 def grpc_js(tmp_path_factory: pytest.TempPathFactory) -> Client:
     """Install the client by grpc-js."""
-    node = find_program("node", "run the client of grpc-js with")
-    npm = find_program("npm", "install grpc-js with")
-    directory = tmp_path_factory.mktemp("grpc-js") / "client"
-    shutil.copytree(SOURCES / "js", directory, ignore=shutil.ignore_patterns("node_modules"))
-    build([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], directory)
-    return program([node, directory / "client.js"])
+    return install_js(tmp_path_factory.mktemp("grpc-js"))
 
 
 @pytest.fixture(params=["grpcio-threads", "grpcio-asyncio", "grpc-go", "grpc-js"])
@@ -78,11 +65,3 @@ def client(request: pytest.FixtureRequest) -> Client:
         case name:
             built: Client = request.getfixturevalue(name.replace("-", "_"))
             return built
-
-
-def build(command: Sequence[str], directory: Path) -> None:
-    """Run a build; what it needs comes by the machine's package registries."""
-    done = subprocess.run(
-        command, cwd=directory, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr

@@ -62,13 +62,14 @@ async function readPlan() {
 async function main() {
   const plan = await readPlan();
   const plain = await connect(plan.Address, false);
-  const gzip = await connect(plan.Address, true);
+  const needsGzip = plan.Calls.some((call) => call.IsGzip);
+  const gzip = needsGzip ? await connect(plan.Address, true) : null;
   const seen = {};
   for (const call of plan.Calls) {
     seen[call.Name] = await askAll(call.IsGzip ? gzip : plain, call);
   }
   plain.close();
-  gzip.close();
+  gzip?.close();
   process.stdout.write(JSON.stringify(seen));
 }
 
