@@ -7,7 +7,7 @@ Rules:
 - A call is (stream id, head, message): `head.method` is the handle, with `timeout_s` and
   `trace_parent`. Each is answered once by `answer` or `fail`, in any order, at any time; an
   answer that nobody waits for any more is dropped and counted.
-- A stream that the peer resets while the service has its call is put into `cancelled`.
+- Nobody is told of a call that the peer takes back: `is_awaited` says so to whoever asks.
 - The common request, HEADERS and DATA in one read, with a block that is remembered or decodes to
   a plain call, never becomes a Stream: a few comparisons and one tuple.
 - A block is remembered by its bytes if decoding it left the dynamic table alone, until the table
@@ -74,9 +74,6 @@ class Connection(Dispatch):
                 self._refuse_early()
         except PeerError as error:
             # What this read brought was not begun: the peer may repeat it.
-            self._out.awaiting = {
-                each: delta for each, delta in self._out.awaiting.items() if each <= last_before
-            }
             self._last_id = last_before
             self._end(error)
             return []
@@ -115,18 +112,12 @@ class Connection(Dispatch):
 
     def lose(self) -> None:
         """Note that the peer is gone: nobody waits for any answer."""
-        self.is_closing = True
-        self.cancelled.extend(self._out.awaiting)
-        self._out.drop_all()
+        self._tail = b""
+        self._drop_all()
 
     def take_output(self) -> bytes:
         """Return what is to be written now."""
         return self._out.take()
-
-    def take_cancelled(self) -> list[int]:
-        """Return the streams that the peer reset while the service had their calls, once."""
-        cancelled, self.cancelled = self.cancelled, []
-        return cancelled
 
     @property
     def is_idle(self) -> bool:

@@ -253,8 +253,7 @@ class Dispatch(Lifecycle):
         self._meter.spend(Kind.RESETS)
         self._counters.peer_resets += 1
         self._intake.close(stream_id)
-        if self._out.forget(stream_id):
-            self.cancelled.append(stream_id)
+        self._out.forget(stream_id)
 
     def _check_not_idle(self, stream_id: int, kind: str) -> None:
         """Raise PeerError for stream 0, one of ours, and one that was never opened."""

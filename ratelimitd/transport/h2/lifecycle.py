@@ -58,7 +58,6 @@ class Lifecycle:
         "_our_resets",
         "_out",
         "_profile",
-        "cancelled",
         "end_reason",
         "is_closing",
         "last_ping_ack",
@@ -94,7 +93,6 @@ class Lifecycle:
         self.is_closing = False
         self.end_reason = ""
         self.peer_is_leaving = False
-        self.cancelled: list[int] = []
         self.last_ping_ack: int | None = None
 
     def drain(self) -> None:
@@ -129,9 +127,12 @@ class Lifecycle:
         name = error.bound or error.code.name
         counted[name] = counted.get(name, 0) + 1
         self._out.write(frames.goaway(self._last_id, error.code, error.reason.encode()))
-        self.is_closing = True
         self.end_reason = error.reason
-        self.cancelled.extend(self._out.awaiting)
+        self._drop_all()
+
+    def _drop_all(self) -> None:
+        """Forget every request and answer: the connection ends."""
+        self.is_closing = True
         self._out.drop_all()
         self._intake = Intake(self._bounds)
         self._blocks.clear()
@@ -152,8 +153,7 @@ class Lifecycle:
         self._counters.our_resets += 1
         self._out.write(frames.rst_stream(stream_id, code))
         self._intake.close(stream_id)
-        if self._out.forget(stream_id):
-            self.cancelled.append(stream_id)
+        self._out.forget(stream_id)
         self._remember_reset(stream_id)
 
     def _remember_reset(self, stream_id: int) -> None:

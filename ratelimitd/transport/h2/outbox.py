@@ -176,13 +176,13 @@ class Outbox:
         for stream_id, answer in list(self.waiting.items()):
             self._pump(stream_id, answer)
 
-    def forget(self, stream_id: int) -> bool:
-        """Drop what would be sent on a stream; return whether its call was with the service."""
+    def forget(self, stream_id: int) -> None:
+        """Drop what would be sent on a stream."""
         answer = self.waiting.pop(stream_id, None)
         if answer is not None:
             self._ready.pop(stream_id, None)
             self.waiting_bytes -= len(answer.body)
-        return self.awaiting.pop(stream_id, None) is not None
+        self.awaiting.pop(stream_id, None)
 
     def drop_all(self) -> None:
         """Forget every stream: the connection ends."""

@@ -253,16 +253,16 @@ def test_trailers_end_a_request() -> None:
     assert [each[2] for each in connect().receive(sent)] == [b"x"]
 
 
-def test_rst_stream_of_a_call_in_flight_is_told_and_its_answer_dropped() -> None:
+def test_rst_stream_of_a_call_in_flight_makes_its_answer_dropped() -> None:
     connection = connect()
     connection.receive(call(1) + call(3))
 
     connection.receive(frames.rst_stream(1, ErrorCode.CANCEL))
+    assert not connection.is_awaited(1)
     connection.answer(1, b"late")
     connection.fail(1, 4, "late")
 
-    assert connection.take_cancelled() == [1]
-    assert connection.take_cancelled() == []
+    assert connection._counters.answers_dropped == 2  # noqa: SLF001
     assert connection.take_output() == b""
     assert connection.calls_in_flight == 1
 
@@ -279,7 +279,22 @@ def test_connection_error_names_the_last_stream_before_and_cancels_its_calls() -
     # Then the second may be sent again elsewhere, and nobody waits for the first
     assert calls == []
     assert peer.goaways(connection.take_output()) == [(1, ErrorCode.PROTOCOL_ERROR)]
-    assert connection.take_cancelled() == [1]
+    assert not connection.is_awaited(1)
+
+
+def test_connection_that_is_lost_keeps_nothing() -> None:
+    # Given calls with the service, answers that wait, a half request, a half block and a half frame
+    connection = connect()
+    connection.receive(frames.settings({frames.INITIAL_WINDOW_SIZE: 0}) + call(1) + call(3))
+    connection.answer(1, b"hello")
+    connection.receive(headers(5) + data(5, message(b"x")[:3], 0) + headers(7, CALL, 0) + b"\0")
+    assert connection.buffered_bytes > 20
+
+    connection.lose()
+
+    assert connection.buffered_bytes == 0
+    assert connection.is_idle
+    assert not connection.is_awaited(3)
 
 
 def test_drain_lets_streams_finish_and_ignores_later_ones() -> None:
