@@ -119,6 +119,8 @@ class Dispatch(Lifecycle):
             self._on_block(stream_id, block, is_ended=bool(flags & frames.END_STREAM), calls=calls)
             return
         self._block_stream = stream_id
+        # Nothing but CONTINUATION may follow, so the short way of a request is closed.
+        self._expected = NEVER
         self._block_flags = flags
         self._block = block
         self._continuations = 0
@@ -135,6 +137,8 @@ class Dispatch(Lifecycle):
         self._check_block()
         if flags & frames.END_HEADERS:
             block, self._block, self._block_stream = self._block, b"", 0
+            if not self._is_final:
+                self._expected = self._last_id + 2 if self._last_id else 1
             is_ended = bool(self._block_flags & frames.END_STREAM)
             self._on_block(stream_id, block, is_ended=is_ended, calls=calls)
 
@@ -239,6 +243,8 @@ class Dispatch(Lifecycle):
             self._out.open_window(increment)
             return
         self._check_not_idle(stream_id, "WINDOW_UPDATE")
+        if stream_id in self._our_resets:
+            return
         if not increment:
             raise StreamError(ErrorCode.PROTOCOL_ERROR, "window_update_of_zero")
         stream = self._intake.streams.get(stream_id)

@@ -23,10 +23,10 @@ _FLOODS: dict[str, tuple[int, bytes, bytes]] = {
     "empty_data_per_interval": (5, headers(1), data(1, b"", 0)),
     "window_updates_per_interval": (5, b"", frames.window_update(0, 1)),
     "other_frames_per_interval": (5, b"", _PRIORITY),
-    "stream_errors_per_interval": (5, call(1), frames.window_update(1, 0)),
 }
 _TESTED_BELOW = {
     "concurrent_streams",
+    "stream_errors_per_interval",
     "message_bytes",
     "header_list_bytes",
     "header_block_bytes",
@@ -89,6 +89,23 @@ def test_flood_of_rapid_resets_ends_the_connection() -> None:
     assert connection.is_closing
     assert stream_id < 2 * 2048 + 3
     assert calls == 0
+
+
+def test_flood_of_malformed_requests_ends_the_connection() -> None:
+    # Given requests that are reset, one after the other
+    connection = connect(Bounds(stream_errors_per_interval=5))
+    wrong = [headers(stream_id, changed(te=b"gzip"), 5) for stream_id in range(1, 35, 2)]
+
+    # When as many come as may in an interval, twice
+    for part in (wrong[:5], wrong[5:10]):
+        connection.receive(b"".join(part))
+        connection.new_interval()
+    assert len(peer.resets(connection.take_output())) == 10
+    assert not connection.is_closing
+
+    # Then one more than that is too much
+    connection.receive(b"".join(wrong[10:16]))
+    _assert_calm(connection, "stream_errors_per_interval")
 
 
 def test_frames_per_call_are_allowed_beyond_the_bound() -> None:

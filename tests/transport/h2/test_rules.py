@@ -6,6 +6,7 @@ import pytest
 
 from ratelimitd.transport.h2 import frames
 from ratelimitd.transport.h2.frames import ErrorCode
+from ratelimitd.transport.h2.hpack import encode_static
 from tests.transport.h2 import peer
 from tests.transport.h2.peer import CALL, call, changed, connect, data, headers, message
 
@@ -109,6 +110,13 @@ _CONNECTION_ERRORS = [
     (
         "a frame within a block",
         headers(1, CALL, 0) + frames.frame(6, 0, 0, _PING),
+        "PROTOCOL_ERROR",
+    ),
+    ("a request within a block", headers(1, CALL, 0) + headers(1), "PROTOCOL_ERROR"),
+    ("a later request within a block", headers(1, CALL, 0) + headers(3), "PROTOCOL_ERROR"),
+    (
+        "a request within trailers",
+        _OPEN + headers(1, ((b"x", b"y"),), 1) + headers(3),
         "PROTOCOL_ERROR",
     ),
     (
@@ -253,6 +261,19 @@ def test_trailers_end_a_request() -> None:
     assert [each[2] for each in connect().receive(sent)] == [b"x"]
 
 
+def test_requests_go_on_behind_trailers_in_pieces() -> None:
+    # Given trailers that CONTINUATION completes, with another request behind them
+    trailer = encode_static(((b"x-check", b"1"),))
+    cut = frames.frame(1, 1, 1, trailer[:3]) + frames.frame(9, 4, 1, trailer[3:])
+    connection = connect()
+
+    calls = connection.receive(headers(1) + data(1, message(b"x"), 0) + cut + call(3))
+
+    # Then both are calls, the second on the short way
+    assert [each[0] for each in calls] == [1, 3]
+    assert connection._counters.block_hits == 1  # noqa: SLF001
+
+
 def test_rst_stream_of_a_call_in_flight_makes_its_answer_dropped() -> None:
     connection = connect()
     connection.receive(call(1) + call(3))
@@ -327,6 +348,7 @@ def test_frames_on_a_stream_that_we_reset_are_ignored() -> None:
 
     # When the rest of it comes
     connection.receive(data(1, message(b"x"), 0) + headers(1, ((b"a", b"b"),), 5))
+    connection.receive(frames.window_update(1, 0))
 
     # Then nothing is said to it
     assert connection.take_output() == b""
