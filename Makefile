@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast check fmt format-check lint types imports lua-check spelling bench mutants proto clean
+.PHONY: help run test test-fast check fmt format-check lint types imports lua-check spelling bench mutants fuzz proto clean
 
 help: ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench: $(VENV)/.dev ## measure; writes bench/RESULTS.md
 
 mutants: $(VENV)/.dev ## break the code on purpose; every mutant must fail a test
 	$(BIN)/python -m tests.mutants $(ARGS)
+
+fuzz: $(VENV)/.dev ## play ten minutes of wrong clients against the HTTP/2 connection
+	$(BIN)/python -m tests.transport.h2.fuzz $(ARGS)
 
 proto: $(VENV)/.installed ## compile proto/ again after an edit
 	$(BIN)/pip install --quiet --no-deps -e .
