@@ -131,9 +131,13 @@ class Connection(Dispatch):
 
     @property
     def has_begun(self) -> bool:
-        """Whether a handshake, a frame, a block or a request has begun and not ended."""
+        """Whether a handshake, a frame, a block, a request or an answer has begun and not ended."""
         return bool(
-            self._tail or self._block_stream or self._intake.streams or not self._is_greeted
+            self._tail
+            or self._block_stream
+            or self._intake.streams
+            or self._out.waiting
+            or not self._is_greeted
         )
 
     @property

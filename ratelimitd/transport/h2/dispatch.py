@@ -225,13 +225,15 @@ class Dispatch(Lifecycle):
         early.clear()
 
     def _age_streams(self) -> None:
-        """Reset requests whose body takes too long."""
+        """Reset requests whose body takes too long, and answers that are not let through."""
         streams = self._intake.streams
         for stream in streams.values():
             stream.age += 1
         limit = self._bounds.body_intervals
         for stream_id in [each for each, stream in streams.items() if stream.age > limit]:
             self._reset(stream_id, ErrorCode.CANCEL, "body_intervals")
+        for stream_id in self._out.grown_old(self._bounds.answer_intervals):
+            self._reset(stream_id, ErrorCode.CANCEL, "answer_intervals")
 
     def _on_window_update(self, stream_id: int, payload: bytes) -> None:
         check_length(payload, _U32_LENGTH)

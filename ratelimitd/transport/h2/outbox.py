@@ -184,6 +184,12 @@ class Outbox:
             self.waiting_bytes -= len(answer.body)
         self.awaiting.pop(stream_id, None)
 
+    def grown_old(self, limit: int) -> list[int]:
+        """Count an interval, and return the streams whose answer has waited for more than `limit`."""
+        for answer in self.waiting.values():
+            answer.age += 1
+        return [each for each, answer in self.waiting.items() if answer.age > limit]
+
     def drop_all(self) -> None:
         """Forget every stream: the connection ends."""
         self.awaiting = {}
@@ -223,10 +229,11 @@ class Outbox:
 class _Waiting:
     """An answer of which `at` bytes are sent."""
 
-    __slots__ = ("at", "body", "delta", "trailers")
+    __slots__ = ("age", "at", "body", "delta", "trailers")
 
     def __init__(self, delta: int, body: bytes, trailers: bytes) -> None:
         assert body, "an answer without a body never waits"
+        self.age = 0
         self.at = 0
         self.delta = delta
         self.body = body

@@ -37,6 +37,7 @@ _TESTED_BELOW = {
     "frames_per_call",
     "header_intervals",
     "body_intervals",
+    "answer_intervals",
     "remembered_blocks",
     "remembered_block_bytes",
 }
@@ -292,6 +293,32 @@ def test_body_intervals_reset_a_request_that_never_ends() -> None:
 
     assert peer.resets(connection.take_output()) == [(1, ErrorCode.CANCEL)]
     assert connection.is_idle
+
+
+def test_answer_intervals_reset_what_the_peer_does_not_let_through() -> None:
+    # Given a peer that asks, and never opens the windows of two streams
+    connection = connect(Bounds(answer_intervals=3))
+    shut = frames.settings({frames.INITIAL_WINDOW_SIZE: 4})
+    connection.receive(shut + call(1) + call(3) + call(5) + frames.window_update(5, 100))
+    for stream_id in (1, 3, 5):
+        connection.answer(stream_id, b"hello")
+    assert connection.has_begun
+
+    # When it waits for longer than it may, although one window moves a little
+    connection.take_output()
+    for _ in range(3):
+        connection.new_interval()
+        connection.receive(frames.window_update(3, 1))
+    assert peer.resets(connection.take_output()) == []
+    connection.new_interval()
+
+    # Then both answers are given up, and the connection goes on
+    assert peer.resets(connection.take_output()) == [(1, ErrorCode.CANCEL), (3, ErrorCode.CANCEL)]
+    assert connection._counters.refused == {"answer_intervals": 2}  # noqa: SLF001
+    assert (connection.is_idle, connection.buffered_bytes) == (True, 0)
+    assert not connection.has_begun
+    connection.receive(call(7))
+    assert connection.is_awaited(7)
 
 
 def test_remembered_blocks_are_bounded_in_number_and_size() -> None:

@@ -15,7 +15,7 @@ from ratelimitd.transport.h2 import frames
 from ratelimitd.transport.h2.bounds import Bounds
 from ratelimitd.transport.h2.connection import Call
 from ratelimitd.transport.h2.frames import ErrorCode
-from ratelimitd.transport.h2.link import Link, Timeouts
+from ratelimitd.transport.h2.link import CLOSE_S, Link, Timeouts
 from ratelimitd.transport.h2.server import CHECKS_PER_TURN, Server
 from tests.support.certificates import Authority, make_authority
 from tests.transport.h2 import peer
@@ -440,6 +440,60 @@ async def test_peer_that_does_not_read_is_not_read_from_and_given_up(start: Star
     writer.close()
 
 
+async def test_peer_that_does_not_read_its_goaway_is_closed_in_the_end(start: Start) -> None:
+    # Given a peer that has not read what it was sent
+    def verbose(link: Link, calls: list[Call]) -> None:
+        for stream_id, _, _ in calls:
+            link.answer(stream_id, bytes(60_000))
+
+    server, port = await start(verbose, timeouts=Timeouts(write_s=100, keepalive_s=None))
+    reader, writer = await _open(port)
+    writer.transport.pause_reading()  # type: ignore[attr-defined] # streams type it as writing only
+    writer.write(_HELLO + frames.window_update(0, 2**30))
+    await _settle(lambda: bool(server.links))
+    (link,) = server.links
+    stream_id = 1
+    async with asyncio.timeout(10):
+        while link._stalled_since is None:  # noqa: SLF001
+            writer.write(call(stream_id))
+            stream_id += 2
+            await asyncio.sleep(0)
+
+    # When it is told that the connection ends, for a flood that was read before
+    link.connection.receive(frames.window_update(0, 0))
+    link.flush()
+    _pass_ticks(server, CLOSE_S - 1)
+    assert server.links == {link}
+    _pass_ticks(server, 2)
+
+    # Then it has CLOSE_S to read that
+    await _settle(lambda: not server.links)
+    assert server.counters.closed == {"peer_error": 1}
+    writer.close()
+    del reader
+
+
+async def test_peer_that_never_opens_its_windows_is_given_up_and_goes_idle(start: Start) -> None:
+    # Given an answer that the peer lets not through
+    service = _Pending()
+    timeouts = Timeouts(idle_s=20, keepalive_s=None)
+    server, port = await start(service, bounds=Bounds(answer_intervals=5), timeouts=timeouts)
+    reader, writer = await _open(port)
+    writer.write(_HELLO + frames.settings({frames.INITIAL_WINDOW_SIZE: 0}) + call(1))
+    await asyncio.wait_for(service.arrived.wait(), 5)
+    service.answer_all()
+
+    # When time passes
+    _pass_ticks(server, 22)
+
+    # Then the answer is taken back, and in the end the connection closed
+    output = await _end(reader, writer)
+    assert peer.resets(output) == [(1, ErrorCode.CANCEL)]
+    assert peer.goaways(output) == [(1, ErrorCode.NO_ERROR)]
+    await _settle(lambda: not server.links)
+    assert server.counters.closed == {"idle": 1}
+
+
 def _tls(authority: Authority) -> ssl.SSLContext:
     pair = authority.issue("server", ("localhost", "127.0.0.1"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -469,6 +523,38 @@ async def test_tls_client_without_h2_is_closed(start: Start, tmp_path: Path) -> 
 
     await _settle(lambda: not server.links)
     assert server.counters.closed == {"no_alpn": 1}
+
+
+@pytest.mark.parametrize("is_adopted", [False, True])
+@pytest.mark.parametrize("begun", [b"", b"\x16\x03\x01\x02\x00\x01"])
+async def test_tls_handshake_that_does_not_end_is_cut(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bytes, is_adopted: bool
+) -> None:
+    # Given little time for handshakes, and a peer that begins one at most
+    monkeypatch.setattr("ratelimitd.transport.h2.server.HANDSHAKE_S", 0.2)
+    authority = make_authority(tmp_path)
+    tls = _tls(authority)
+    server, port = await start(tls=tls)
+    adopting = None
+    if is_adopted:
+        ours, theirs = socket.socketpair()
+        adopting = asyncio.create_task(server.adopt(theirs, tls))
+        reader, writer = await asyncio.open_connection(sock=ours)
+    else:
+        reader, writer = await _open(port)
+    writer.write(begun)
+
+    # When nothing more comes, then it is closed, and was never among the connections
+    assert await _end(reader, writer) == b""
+    if adopting is not None:
+        with pytest.raises(OSError, match="SSL handshake"):
+            await asyncio.wait_for(adopting, 5)
+    assert server.counters.accepted == 0
+
+    # And the others are served
+    credentials = grpc.ssl_channel_credentials(authority.certificate.read_bytes())
+    async with grpc.aio.secure_channel(f"localhost:{port}", credentials) as channel:
+        assert await _method(channel)(b"hello", timeout=5) == b"hello"
 
 
 async def test_move_one_asks_one_client_to_go(start: Start) -> None:

@@ -58,6 +58,7 @@ BOUNDS = (
         connection_window=65_535,
         header_intervals=2,
         body_intervals=2,
+        answer_intervals=2,
         remembered_blocks=2,
         remembered_block_bytes=200,
     ),
@@ -75,6 +76,7 @@ BOUNDS = (
         frames_per_call=1,
         header_intervals=1,
         body_intervals=1,
+        answer_intervals=1,
     ),
 )
 
