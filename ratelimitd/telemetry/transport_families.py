@@ -45,7 +45,7 @@ _FAMILIES: Final = (
         "bound",
         "Connections ended because the peer ran over a bound.",
     ),
-    ("refused", "ratelimitd_h2_refused", "reason", "Calls refused before a service saw them."),
+    ("refused", "ratelimitd_h2_refused", "reason", "Calls that the transport refused or gave up."),
     ("resets", "ratelimitd_h2_resets", "by", "Streams reset, by the peer or by us."),
     (
         "blocks",

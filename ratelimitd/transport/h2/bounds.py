@@ -57,7 +57,7 @@ class Bounds:
     header_intervals: int = 10
     # Intervals that a request's body may take; then the stream is reset with CANCEL.
     body_intervals: int = 30
-    # Intervals that an answer may wait for the peer's windows; then the stream is reset with CANCEL.
+    # Intervals that an answer may wait for the peer's windows; then its stream is reset too.
     answer_intervals: int = 30
 
     # Header blocks remembered by their bytes. A gateway sends two or three different ones while

@@ -185,7 +185,7 @@ class Outbox:
         self.awaiting.pop(stream_id, None)
 
     def grown_old(self, limit: int) -> list[int]:
-        """Count an interval, and return the streams whose answer has waited for more than `limit`."""
+        """Count an interval; return the streams whose answers waited for more than `limit`."""
         for answer in self.waiting.values():
             answer.age += 1
         return [each for each, answer in self.waiting.items() if answer.age > limit]

@@ -1,4 +1,4 @@
-"""Every bound of Bounds, and what fires it."""
+"""Every bound of Bounds, and what fires it; and of what is remembered."""
 
 from dataclasses import fields
 
@@ -7,7 +7,11 @@ import pytest
 from ratelimitd.transport.h2 import frames
 from ratelimitd.transport.h2.bounds import Bounds
 from ratelimitd.transport.h2.connection import Connection
+from ratelimitd.transport.h2.dispatch import REMEMBERED_GAPS
 from ratelimitd.transport.h2.frames import ErrorCode
+from ratelimitd.transport.h2.headers import MAX_CONSTANTS, MAX_SHAPES
+from ratelimitd.transport.h2.lifecycle import REMEMBERED_RESETS
+from ratelimitd.transport.h2.profile import Profile
 from tests.transport.h2 import peer
 from tests.transport.h2.peer import CALL, call, changed, connect, data, headers, message
 
@@ -302,7 +306,6 @@ def test_answer_intervals_reset_what_the_peer_does_not_let_through() -> None:
     connection.receive(shut + call(1) + call(3) + call(5) + frames.window_update(5, 100))
     for stream_id in (1, 3, 5):
         connection.answer(stream_id, b"hello")
-    assert connection.has_begun
 
     # When it waits for longer than it may, although one window moves a little
     connection.take_output()
@@ -329,3 +332,38 @@ def test_remembered_blocks_are_bounded_in_number_and_size() -> None:
         connection.receive(call(stream_id + 100, fields=changed(large=b"x" * stream_id * 9)))
         assert len(connection._blocks) <= 4  # noqa: SLF001
         assert all(len(block) <= 300 for block in connection._blocks)  # noqa: SLF001
+
+
+def test_skipped_and_reset_streams_are_remembered_in_bounded_number() -> None:
+    # Given a peer that skips stream ids, and whose requests are reset
+    connection = connect()
+
+    for number in range(300):
+        connection.receive(headers(1 + 4 * number, changed(te=b"gzip"), 5))
+
+    # Then the last ones are known
+    assert not connection.is_closing
+    assert len(connection._gaps) == REMEMBERED_GAPS  # noqa: SLF001
+    assert len(connection._our_resets) == REMEMBERED_RESETS  # noqa: SLF001
+    connection.take_output()
+    connection.receive(data(1 + 4 * 299, b"") + data(1 + 4 * 299 - 4, b""))
+    assert connection.take_output() == b""
+    connection.receive(headers(4 * 299 - 1))
+    assert peer.goaways(connection.take_output()) == [(4 * 299 + 1, ErrorCode.PROTOCOL_ERROR)]
+
+
+def test_what_all_connections_remember_of_heads_is_bounded() -> None:
+    # Given one server, and peers whose requests all have other names and values
+    profile = Profile(peer.METHODS, Bounds())
+    for number in range(3 * MAX_SHAPES):
+        connection = Connection(profile)
+        greeting = frames.PREFACE + frames.settings({})
+        fields = [*changed(path=b"/%d" % number), (b"x%d" % number, b"1")]
+        connection.receive(greeting + call(1, fields=fields))
+        connection.receive(call(3, fields=changed(path=b"/" + b"x" * 600)))
+
+        heads = profile.heads
+        assert len(heads._shapes) <= MAX_SHAPES  # noqa: SLF001
+        assert len(heads._constants) <= MAX_CONSTANTS  # noqa: SLF001
+    assert all(sum(map(len, each)) <= 512 for each in heads._shapes)  # noqa: SLF001
+    assert all(sum(len(v or b"") for v in each) <= 512 for each in heads._constants)  # noqa: SLF001
