@@ -16,6 +16,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ratelimitd._proto.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
+from ratelimitd.telemetry.mapped import read_mapped
+from ratelimitd.telemetry.snapshot import from_bytes
 from tests.support.children import wait_for
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.servers import Server, make_server, valkey9
@@ -35,6 +37,9 @@ HIT = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
 FLAGS = ("--workers", "2", "--data-plane", "h2")
 TIMEOUT_S = 20
 MAX_RSS_BYTES = 60 * 1024 * 1024
+# Of what two workers do.
+LEAST_SHARE = 0.45
+CALLS_EACH = 25
 
 
 @pytest.fixture
@@ -200,6 +205,54 @@ def test_killed_worker_under_load_costs_its_connections_only(
     answered = sum(count for count, _ in results)
     counter = metric(daemon, "ratelimitd_decisions_total")
     assert sum(counter.values()) <= answered + len(failures)
+
+
+def test_calls_of_eight_clients_are_shared_evenly_also_after_a_kill(
+    daemon: Daemon, channels: list[grpc.Channel], tmp_path: Path
+) -> None:
+    wait_for(lambda: spread(daemon) == [4, 4], "four and four")
+    assert min(shares_of_calls(channels, tmp_path / "data")) >= LEAST_SHARE
+
+    # when a worker is killed, and its clients come back
+    os.kill(worker_pids(daemon)[0], signal.SIGKILL)
+
+    def is_even_again() -> bool:
+        for channel in channels:
+            with suppress(grpc.RpcError):
+                hit(channel, "open", "x")
+        return spread(daemon) == [4, 4] and len(worker_pids(daemon)) == 2
+
+    wait_for(is_even_again, "four and four again", timeout_s=30)
+
+    # then the new one has its share
+    assert min(shares_of_calls(channels, tmp_path / "data")) >= LEAST_SHARE
+
+
+def shares_of_calls(channels: list[grpc.Channel], data_dir: Path) -> list[float]:
+    """Let all clients make as many calls; return which part of them each worker answered."""
+    before = logins_by_worker(data_dir)
+    for _ in range(CALLS_EACH):
+        for channel in channels:
+            hit(channel, "path", "/login")
+
+    def answered() -> list[int]:
+        return [calls - before.get(name, 0) for name, calls in logins_by_worker(data_dir).items()]
+
+    # Workers write down what they did once a second.
+    total = CALLS_EACH * len(channels)
+    wait_for(lambda: sum(answered()) == total, "all calls to be counted")
+    return [count / total for count in answered()]
+
+
+def logins_by_worker(data_dir: Path) -> dict[str, int]:
+    """Return how many calls for /login each worker that runs has answered, from its own file."""
+    found = {}
+    for path in data_dir.glob("*/worker-*.metrics"):
+        written = read_mapped(path)
+        assert written is not None
+        rules = from_bytes(written).telemetry.rules.snapshot()
+        found[path.name] = sum(each.hits for each in rules if "/login" in each.name)
+    return found
 
 
 def test_changed_policy_reaches_all_workers(
