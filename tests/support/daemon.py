@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +49,17 @@ class Daemon:
         except httpx.TransportError:
             return False
         return reply.status_code == httpx.codes.OK
+
+    def worker_pids(self) -> list[int]:
+        """Return the processes that the daemon, which may have ended, started as its workers."""
+        found = []
+        for directory in Path("/proc").iterdir():
+            if directory.name.isdecimal():
+                with suppress(OSError):
+                    line = (directory / "cmdline").read_bytes().split(b"\0")
+                    if b"ratelimitd.workers.main" in line and b"%d" % self.child.pid in line:
+                        found.append(int(directory.name))
+        return sorted(found)
 
 
 def daemon_command(*arguments: str) -> list[str]:

@@ -63,7 +63,7 @@ def daemon(policy: Path, store_server: Server, tmp_path: Path) -> Iterator[Daemo
         policy, store_server.url, tmp_path / "daemon", flags=(*FLAGS, *data_dir)
     ) as daemon:
         yield daemon
-    assert worker_pids(daemon) == [], "a worker was left behind"
+    assert daemon.worker_pids() == [], "a worker was left behind"
     assert list((tmp_path / "data").iterdir()) == []
 
 
@@ -94,18 +94,6 @@ def hit(channel: grpc.Channel, key: str, value: str) -> RateLimitResponse:
         response_deserializer=RateLimitResponse.FromString,
     )
     return method(request, timeout=TIMEOUT_S)
-
-
-def worker_pids(daemon: Daemon) -> list[int]:
-    """Return the processes that the daemon, which may have ended, started as its workers."""
-    found = []
-    for directory in Path("/proc").iterdir():
-        if directory.name.isdecimal():
-            with suppress(OSError):
-                line = (directory / "cmdline").read_bytes().split(b"\0")
-                if b"ratelimitd.workers.main" in line and b"%d" % daemon.child.pid in line:
-                    found.append(int(directory.name))
-    return sorted(found)
 
 
 def is_alive(pid: int) -> bool:
@@ -176,7 +164,7 @@ def test_killed_worker_under_load_costs_its_connections_only(
                 time.sleep(0.05)
         return answered, failures
 
-    victim = worker_pids(daemon)[0]
+    victim = daemon.worker_pids()[0]
     with ThreadPoolExecutor(8) as pool:
         loads = [pool.submit(load, channel) for channel in channels]
         wait_for(lambda: sum(metric(daemon, "ratelimitd_calls_total").values()) > 100, "load")
@@ -195,8 +183,8 @@ def test_killed_worker_under_load_costs_its_connections_only(
         stop.set()
         results = [load.result() for load in loads]
 
-    assert victim not in worker_pids(daemon)
-    assert len(worker_pids(daemon)) == 2
+    assert victim not in daemon.worker_pids()
+    assert len(daemon.worker_pids()) == 2
     failures = [error for _, errors in results for error in errors]
     assert {error.code() for error in failures} <= {grpc.StatusCode.UNAVAILABLE}
     # Half of the clients were not touched: asking them to move fails no call.
@@ -214,13 +202,13 @@ def test_calls_of_eight_clients_are_shared_evenly_also_after_a_kill(
     assert min(shares_of_calls(channels, tmp_path / "data")) >= LEAST_SHARE
 
     # when a worker is killed, and its clients come back
-    os.kill(worker_pids(daemon)[0], signal.SIGKILL)
+    os.kill(daemon.worker_pids()[0], signal.SIGKILL)
 
     def is_even_again() -> bool:
         for channel in channels:
             with suppress(grpc.RpcError):
                 hit(channel, "open", "x")
-        return spread(daemon) == [4, 4] and len(worker_pids(daemon)) == 2
+        return spread(daemon) == [4, 4] and len(daemon.worker_pids()) == 2
 
     wait_for(is_even_again, "four and four again", timeout_s=30)
 
@@ -325,14 +313,14 @@ def test_second_daemon_on_the_port_fails_at_its_start(
         running_daemon(policy, store_server.url, tmp_path / "second", flags=flags),
     ):
         pass
-    assert len(worker_pids(daemon)) == 2
+    assert len(daemon.worker_pids()) == 2
 
 
 def test_workers_end_when_the_daemon_is_killed(
     policy: Path, store_server: Server, tmp_path: Path
 ) -> None:
     with running_daemon(policy, store_server.url, tmp_path / "daemon", flags=FLAGS) as daemon:
-        pids = worker_pids(daemon)
+        pids = daemon.worker_pids()
         daemon.child.kill()
         wait_for(lambda: not any(is_alive(pid) for pid in pids), "the workers to end")
     assert len(pids) == 2
@@ -364,7 +352,7 @@ def test_worker_is_small_with_a_thousand_rules(
             for number in range(200):
                 hit(channel, "path", f"/{number}")
         sizes = []
-        for pid in worker_pids(daemon):
+        for pid in daemon.worker_pids():
             status = Path(f"/proc/{pid}/status").read_text()
             (line,) = [line for line in status.splitlines() if line.startswith("VmRSS")]
             sizes.append(int(line.split()[1]) * 1024)
