@@ -79,7 +79,7 @@ class Settings:
     decisions: DecisionOptions
     default_deadline_s: float
     workers: int = 1
-    data_plane: DataPlane = DataPlane.GRPCIO
+    data_plane: DataPlane = DataPlane.H2
     replicas: int = 1
     region: str = ""
     metrics_compat: MetricsCompat = MetricsCompat.NONE

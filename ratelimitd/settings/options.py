@@ -239,7 +239,7 @@ DEFAULT_DEADLINE = _duration(
 
 WORKERS = Option(
     name="workers",
-    help="Processes that answer, one for each core; more than one needs --data-plane h2.",
+    help="Processes that answer, one for each core; with --data-plane grpcio one.",
     parse=values.parse_workers,
     default=1,
     metavar="N",
@@ -247,9 +247,9 @@ WORKERS = Option(
 )
 DATA_PLANE = Option(
     name="data-plane",
-    help="Who answers on the gRPC port: h2 (our own server) or grpcio.",
+    help="Who answers on the gRPC port: h2, our own server, or grpcio.",
     parse=values.parse_data_plane,
-    default=DataPlane.GRPCIO,
+    default=DataPlane.H2,
     metavar="h2|grpcio",
     panel=RUNNING,
 )

@@ -10,7 +10,7 @@ import pytest
 from tests.support.children import wait_for
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.servers import Server, make_server, valkey9
-from tests.workers.test_daemon_workers import FLAGS, POLICY, hit, policy, worker_pids
+from tests.workers.test_daemon_workers import FLAGS, POLICY, hit, policy
 
 __all__ = ["make_server", "policy", "valkey9"]
 
@@ -60,7 +60,7 @@ def test_worker_that_cannot_take_what_was_compiled_compiles_it(
             frames.write_bytes(content.replace(b"frames ", b"frames 0", 1))
 
         # when a worker starts
-        victim = worker_pids(daemon)[0]
+        victim = daemon.worker_pids()[0]
         os.kill(victim, signal.SIGKILL)
         wait_for(lambda: daemon.child.output().count("worker ready") == 3, "another worker")
 

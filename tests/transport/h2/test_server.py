@@ -444,7 +444,7 @@ async def test_peer_that_does_not_read_its_goaway_is_closed_in_the_end(start: St
     # Given a peer that has not read what it was sent
     def verbose(link: Link, calls: list[Call]) -> None:
         for stream_id, _, _ in calls:
-            link.answer(stream_id, bytes(60_000))
+            link.answer_all([(stream_id, bytes(60_000))])
 
     server, port = await start(verbose, timeouts=Timeouts(write_s=100, keepalive_s=None))
     reader, writer = await _open(port)
