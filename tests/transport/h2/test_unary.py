@@ -102,7 +102,8 @@ async def test_head_has_the_callers_deadline_and_trace(port: Port) -> None:
     # then
     first, second = port.heads
     assert first.timeout_s is not None
-    assert 0 < first.timeout_s <= 5
+    # The library rounds up what it sends.
+    assert 0 < first.timeout_s <= 5.1
     assert first.trace_parent == "00-1-2-01"
     assert (second.timeout_s, second.trace_parent) == (None, None)
 
