@@ -18,6 +18,8 @@ async def put_in_force(loaded: Loaded, holder: PolicyHolder, telemetry: Telemetr
     holder.callers = loaded.callers
     holder.listing = loaded.listing
     holder.load_error = ""
+    for tell in holder.listeners:
+        tell()
     for _ in telemetry.policy_loaded(loaded.policy, now_s=time.time(), names=loaded.names):
         await asyncio.sleep(PAUSE_S)
 

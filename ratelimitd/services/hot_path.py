@@ -10,10 +10,12 @@ Rules:
 from collections.abc import Sequence
 from typing import Protocol
 
-from ratelimitd.errors import StoreUnavailable
+from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
+from ratelimitd.errors import StoreError, StoreUnavailable
 from ratelimitd.services.context import CallContext
 from ratelimitd.services.encode import encode_response
 from ratelimitd.services.gate import Peer
+from ratelimitd.services.parse import parse_request
 from ratelimitd.services.plan_cache import PlanCache
 from ratelimitd.services.planner import Planner
 from ratelimitd.services.ratelimit import (
@@ -73,11 +75,17 @@ class HotPath:
         self._plans = PlanCache(_nothing)
         # One object, by which the batcher sees that a whole batch is ours.
         self._take = self.take
+        service.holder.listeners.append(self.forget)
 
     @property
     def plans(self) -> PlanCache:
-        """The remembered plans, for metrics."""
+        """The plans that are remembered."""
         return self._plans
+
+    def forget(self) -> None:
+        """Hold on to nothing of a policy that was replaced, also while nobody asks."""
+        self._planner = None
+        self._plans = PlanCache(_nothing)
 
     def serve(self, calls: Sequence[Call], replies: Replies) -> None:
         """Answer all calls of a read, each now or later; raises nothing."""
@@ -99,9 +107,11 @@ class HotPath:
         may_refuse = service.deny_cache.may_refuse
         for number, head, body in calls:
             try:
-                ready = get_plan(body)
                 if caller is not None:
-                    caller.check_domain(METHOD, ready.outline.domain)
+                    # Before anything is remembered for it.
+                    domain = parse_request(rls_pb2.RateLimitRequest, body).domain
+                    caller.check_domain(METHOD, domain)
+                ready = get_plan(body)
                 ticket = (ready, replies, number, head, now_us)
                 if not ready.keys or may_refuse(ready.keys):
                     context = to_context(head, self._default_s)
@@ -110,14 +120,13 @@ class HotPath:
                         done.append((number, encode_response(verdict)))
                         continue
                 if not is_known:
-                    done.append((number, self._fold(ticket, StoreUnavailable(NOT_REACHED))))
+                    self._conclude(ticket, StoreUnavailable(NOT_REACHED), done)
                     continue
+                timeout_s = head.timeout_s
+                deadline_s = default_s if timeout_s is None else now_s + timeout_s - ANSWER_MARGIN_S
+                submit(ready, deadline_s, take, ticket)
             except Exception as error:  # noqa: BLE001 - as above
                 replies.fail(number, error)
-                continue
-            timeout_s = head.timeout_s
-            deadline_s = default_s if timeout_s is None else now_s + timeout_s - ANSWER_MARGIN_S
-            submit(ready, deadline_s, take, ticket)
         if done:
             replies.answer_all(done)
 
@@ -134,22 +143,30 @@ class HotPath:
                     replies.answer_all(done)
                 replies, done = own_replies, []
             try:
-                encoded = (
-                    None
-                    if isinstance(answer, Exception)
-                    else ready.outline.admit(answer, telemetry)
-                )
-                done.append((number, encoded or self._fold(ticket, answer)))
+                encoded = None
+                if not isinstance(answer, Exception):
+                    encoded = ready.outline.admit(answer, telemetry)
+                if encoded is None:
+                    self._conclude(ticket, answer, done)
+                else:
+                    done.append((number, encoded))
             except Exception as error:  # noqa: BLE001 - told to the caller, whatever it is
                 own_replies.fail(number, error)
         if replies is not None and done:
             replies.answer_all(done)
 
-    def _fold(self, ticket: "_Ticket", answer: Answer) -> bytes:
-        """Return the answer to a call that is not a common one. Raises what is to be told."""
-        ready, _, _, head, sent_us = ticket
+    def _conclude(self, ticket: "_Ticket", answer: Answer, done: list[tuple[int, bytes]]) -> None:
+        """Answer a call that is not a common one: into `done`, or with the store's error.
+
+        The error is handed on and never raised: it may be the same one for many calls.
+        """
+        ready, replies, number, head, sent_us = ticket
         context = to_context(head, self._default_s)
-        return encode_response(self._service.answer_reply(ready.plan, answer, sent_us, context))
+        verdict = self._service.answer_reply(ready.plan, answer, sent_us, context)
+        if isinstance(verdict, StoreError):
+            replies.fail(number, verdict)
+        else:
+            done.append((number, encode_response(verdict)))
 
     def _follow_policy(self) -> PlanCache:
         """Return the plans of the policy and the secret in force."""
@@ -158,9 +175,6 @@ class HotPath:
         if planner is None or planner.policy is not policy or planner.hash_secret is not secret:
             planner = self._planner = Planner(policy, service.options, secret, service.bounds)
             plans = self._plans = PlanCache(planner.plan)
-        elif planner.completed:
-            plans.note_completed(planner.completed)
-            planner.completed = 0
         return plans
 
 

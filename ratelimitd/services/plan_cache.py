@@ -5,7 +5,7 @@ Rules:
 - Two generations: what is asked for again moves to the young one; when that is full the old one
   is dropped. So it costs a look-up, and what is used stays.
 - Bounded by an estimate of bytes that errs upwards. Large requests are not kept.
-- Another policy or another hash secret is another cache: `clear`.
+- Another policy or another hash secret is another cache.
 """
 
 from array import array
@@ -18,12 +18,10 @@ MAX_REQUEST_BYTES = 1024
 # Measured with tracemalloc, and rounded up: what a plan takes with its request's bytes and its
 # place in the table, and what a counter's key adds.
 PLAN_BYTES = 192
-KEY_BYTES = 112
-# What the plan itself takes, if somebody asked for it, and for each of its checks.
-WHOLE_PLAN_BYTES = 1_024
-WHOLE_KEY_BYTES = 640
-# For a plan that was kept before somebody asked: one of four checks.
-COMPLETED_BYTES = WHOLE_PLAN_BYTES + 4 * WHOLE_KEY_BYTES
+KEY_BYTES = 160
+# What a whole plan takes with an outline of its own, and for each of its checks.
+WHOLE_PLAN_BYTES = 2_048
+WHOLE_KEY_BYTES = 1_024
 # Seen once: a hash for each place, by its last bits; a later one takes the place of an earlier.
 # More than fit into the cache, or little is ever seen twice. 8 bytes each.
 MAX_SEEN = 65_536
@@ -70,13 +68,9 @@ class PlanCache:
             self._keep(body, plan)
         return plan
 
-    def note_completed(self, plans: int) -> None:
-        """Take into account that so many plans became whole that may be kept here."""
-        self._used += plans * COMPLETED_BYTES
-
     def _keep(self, body: bytes, plan: ReadyPlan) -> None:
         cost = PLAN_BYTES + KEY_BYTES * len(plan.keys) + len(body)
-        if plan.is_whole:
+        if plan.whole is not None:
             cost += WHOLE_PLAN_BYTES + WHOLE_KEY_BYTES * len(plan.keys)
         if self._used + cost > self._room:
             self._old, self._young, self._used = self._young, {}, 0

@@ -2,18 +2,20 @@
 
 Rules:
 - A request of the usual kind, whose descriptors bring no limit and no cost of their own, takes a
-  path through the policy: keys, rules, ways. The first of each path is planned in full, by
-  `make_plan`; of the others only the counters are worked out.
+  path through the policy: keys, rules, ways. A path is learned at its second sight, by `make_plan`;
+  from then on only counters, and a cost that is new, are worked out.
 - A path on which metrics show values, or an entry matches nothing, has no common outline.
-- Bounded: MAX_OUTLINES paths are known; a policy has no more rules that are used at once.
+- Bounded: paths of MAX_PATH_ENTRIES entries, MAX_ENTRIES of all paths together, MAX_WHOLE whole
+  plans of requests that have an outline.
 """
 
+from array import array
 from typing import NamedTuple
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.plan import Plan
-from ratelimitd.decisions.planning import make_plan
+from ratelimitd.decisions.planning import MAX_COST, make_plan
 from ratelimitd.decisions.recipe import Recipe, to_recipe
 from ratelimitd.policy.match import to_part, walk
 from ratelimitd.policy.model import Domain, Policy
@@ -21,17 +23,26 @@ from ratelimitd.services.convert import RequestBounds, from_rls_request
 from ratelimitd.services.parse import parse_request
 from ratelimitd.services.ready_plan import Outline, ReadyPlan
 
-MAX_OUTLINES = 4_096
+# A gateway's request has a few entries. What a path takes is about a KiB for each.
+MAX_PATH_ENTRIES = 16
+MAX_ENTRIES = 4_096
 # A longer key is matched by a pattern, and may be another one each time.
 MAX_KEY = 256
+# Costs of a path whose outlines are kept: most have one, and some traffic has another each time.
+MAX_COSTS = 8
+# Whole plans are asked for by refusals, and the same callers are refused again and again.
+MAX_WHOLE = 512
+MAX_WHOLE_CHECKS = 2_048
+MAX_SIGHTS = 4_096
+_SIGHT = MAX_SIGHTS - 1
 
 _Entries = list[tuple[str, str]]
 
 
 class _Known(NamedTuple):
-    """The outline of a path, and a recipe for each check: which descriptor, and how."""
+    """The outlines of a path by their cost, and a recipe for each check: which descriptor, how."""
 
-    outline: Outline
+    outlines: dict[int, Outline]
     recipes: tuple[tuple[int, Recipe], ...]
 
 
@@ -44,15 +55,15 @@ class Planner:
         """Know no path yet."""
         self.policy = policy
         self.hash_secret = hash_secret
-        # How many whole plans were made for those that had an outline only.
-        self.completed = 0
         self._options = options
         self._bounds = bounds
         # A text of so many characters is within the bound whatever they are.
         self._short = bounds.max_text_bytes // 4
         self._known: dict[tuple[object, ...], _Known] = {}
-        # One object for all plans.
-        self._complete_later = self._complete
+        self._known_entries = 0
+        self._sights = array("q", bytes(8 * MAX_SIGHTS))
+        self._whole: dict[bytes, Plan] = {}
+        self._whole_checks = 0
 
     def plan(self, body: bytes) -> ReadyPlan:
         """Return the plan of an encoded request. Raises InvalidRequest."""
@@ -60,20 +71,41 @@ class Planner:
         domain = self.policy.domains.get(message.domain)
         found = None if domain is None else self._follow(domain, message)
         if domain is None or found is None:
-            plan = self._make(message)
-            keys = tuple([check.key for check in plan.checks])
-            return ReadyPlan(Outline(plan, self._options), keys, body, plan)
+            return self._plan_alone(message, body)
         path, entries = found
         known = self._known.get(path)
         if known is None:
+            if not self._is_second_sight(hash(path)):
+                return self._plan_alone(message, body)
             known = self._learn(domain, path, entries, self._make(message))
+        cost = min(max(1, message.hits_addend), MAX_COST)
+        outline = known.outlines.get(cost)
+        if outline is None:
+            outline = next(iter(known.outlines.values())).at_cost(cost)
+            if len(known.outlines) < MAX_COSTS:
+                known.outlines[cost] = outline
         keys = tuple([recipe.key(entries[index]) for index, recipe in known.recipes])
-        return ReadyPlan(known.outline, keys, body, self._complete_later)
+        return ReadyPlan(outline, outline.shape, keys, body, None, self)
 
-    def _complete(self, body: bytes) -> Plan:
-        """Make the plan of a request that has an outline."""
-        self.completed += 1
-        return self._make(parse_request(rls_pb2.RateLimitRequest, body))
+    def whole_plan(self, body: bytes) -> Plan:
+        """Return the plan of an encoded request that was planned before."""
+        plan = self._whole.get(body)
+        if plan is None:
+            plan = self._make(parse_request(rls_pb2.RateLimitRequest, body))
+            checks = len(plan.checks)
+            if len(self._whole) >= MAX_WHOLE or self._whole_checks + checks > MAX_WHOLE_CHECKS:
+                self._whole.clear()
+                self._whole_checks = 0
+            self._whole[body] = plan
+            self._whole_checks += checks
+        return plan
+
+    def _plan_alone(self, message: rls_pb2.RateLimitRequest, body: bytes) -> ReadyPlan:
+        """Plan a request that shares its outline with no other."""
+        plan = self._make(message)
+        outline = Outline(plan, self._options)
+        keys = tuple([check.key for check in plan.checks])
+        return ReadyPlan(outline, outline.shape, keys, body, plan, self)
 
     def _make(self, message: rls_pb2.RateLimitRequest) -> Plan:
         request = from_rls_request(message, self._bounds)
@@ -83,9 +115,12 @@ class Planner:
         self, domain: Domain, message: rls_pb2.RateLimitRequest
     ) -> tuple[tuple[object, ...], list[_Entries]] | None:
         """Return the path of a usual request and its entries, or None for any other."""
-        path: list[object] = [domain.name, message.hits_addend]
+        path: list[object] = [domain.name]
         every: list[_Entries] = []
         short = self._short
+        if len(message.descriptors) > MAX_PATH_ENTRIES:
+            return None
+        count = 0
         for descriptor in message.descriptors:
             if (
                 descriptor.is_negative_hits
@@ -94,8 +129,14 @@ class Planner:
             ):
                 return None
             entries = [(entry.key, entry.value) for entry in descriptor.entries]
+            count += len(entries)
             steps = walk(domain, entries)
-            if not steps or len(steps) < len(entries) or steps[-1][0].needs_metric_walk:
+            if (
+                not steps
+                or len(steps) < len(entries)
+                or steps[-1][0].needs_metric_walk
+                or count > MAX_PATH_ENTRIES
+            ):
                 return None
             for (key, value), (node, how) in zip(entries, steps, strict=True):
                 if len(value) > short or len(key) > MAX_KEY:
@@ -105,10 +146,17 @@ class Planner:
             every.append(entries)
         return tuple(path), every
 
+    def _is_second_sight(self, sight: int) -> bool:
+        place = sight & _SIGHT
+        if self._sights[place] == sight:
+            return True
+        self._sights[place] = sight
+        return False
+
     def _learn(
         self, domain: Domain, path: tuple[object, ...], every: list[_Entries], plan: Plan
     ) -> _Known:
-        """Remember what a path leads to, from the first request that took it."""
+        """Remember what a path leads to, from a request that took it."""
         recipes: list[tuple[int, Recipe]] = []
         for index, (entries, planned) in enumerate(zip(every, plan.descriptors, strict=True)):
             if planned.check is None:
@@ -121,7 +169,12 @@ class Planner:
             ]
             recipe = to_recipe(planned.limit, parts, self._options, self.hash_secret)
             recipes.append((index, recipe))
-        if len(self._known) >= MAX_OUTLINES:
+        size = sum(map(len, every))
+        if self._known_entries + size > MAX_ENTRIES:
             self._known.clear()
-        known = self._known[path] = _Known(Outline(plan, self._options), tuple(recipes))
+            self._known_entries = 0
+        self._known_entries += size
+        cost = plan.descriptors[0].cost
+        outlines = {cost: Outline(plan, self._options)}
+        known = self._known[path] = _Known(outlines, tuple(recipes))
         return known

@@ -1,6 +1,7 @@
 """The policy in force and who may call: references that a reload replaces."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from ratelimitd.errors import NotReady
 from ratelimitd.policy.callers import Callers
@@ -15,6 +16,8 @@ class PolicyHolder:
     `listing` is what the pages show of it; None where nobody asks. `callers` is None where
     everybody may call everything.
 
+    `listeners` are told after it was replaced.
+
     A request reads `policy` once, so that it never sees half of two.
     """
 
@@ -22,6 +25,7 @@ class PolicyHolder:
     callers: Callers | None = None
     load_error: str = ""
     listing: Listing | None = None
+    listeners: list[Callable[[], None]] = field(default_factory=list)
 
     def current(self) -> Policy:
         """Return the policy in force; NotReady while there is none."""

@@ -97,15 +97,15 @@ class RateLimitService:
 
     def answer_reply(
         self, plan: Plan, reply: Reply | StoreError, sent_us: int, context: CallContext
-    ) -> Verdict:
+    ) -> Verdict | StoreError:
         """Return the verdict on a plan that the store decided, or did not.
 
-        Raises the error where a rule's failure policy is `error`.
+        It is the store's error where a rule's failure policy is `error`.
         """
         if isinstance(reply, StoreError):
             if failure_policy(plan) is FailurePolicy.ERROR:
                 self.telemetry.observe_failed(failed_counts(plan))
-                raise reply
+                return reply
             return self._conclude(fold_failure(plan, self.local.decide, self.options), context)
         self.deny_cache.remember(plan, reply, sent_us)
         return self._conclude(fold(plan, reply, self.options), context)
@@ -119,7 +119,10 @@ class RateLimitService:
             reply: Reply | StoreError = await self._ask(plan, context)
         except StoreError as error:
             reply = error
-        return self.answer_reply(plan, reply, sent_us, context)
+        answered = self.answer_reply(plan, reply, sent_us, context)
+        if isinstance(answered, StoreError):
+            raise answered
+        return answered
 
     async def _ask(self, plan: Plan, context: CallContext) -> Reply:
         if self.store.hash_secret is None:

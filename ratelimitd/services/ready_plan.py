@@ -9,8 +9,8 @@ Rules:
 - The rows of the metrics are looked up at the first answer, as a verdict would.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from copy import copy
+from typing import NamedTuple, Protocol
 
 from ratelimitd.decisions.fold import unchecked_status, whole_seconds
 from ratelimitd.decisions.near import near_part, near_threshold
@@ -18,7 +18,7 @@ from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.plan import DescriptorPlan, Plan, Reply
 from ratelimitd.decisions.verdict import Code, RuleOutcome
 from ratelimitd.services.encode import OK_RESPONSE, encode_status, join_statuses, status_head
-from ratelimitd.store.wire import pack_plan
+from ratelimitd.store.wire import pack_plan, with_cost
 from ratelimitd.telemetry.counters import Telemetry
 from ratelimitd.telemetry.series import RuleSeries
 
@@ -62,6 +62,15 @@ class Outline:
         )
         self._rows: tuple[RuleSeries, ...] | None = None
 
+    def at_cost(self, cost: int) -> "Outline":
+        """Return the same for requests that cost `cost`, all limits of them alike."""
+        other = copy(self)
+        other.shape = with_cost(self.shape, cost)
+        other._lines = tuple(  # noqa: SLF001 - one of our own kind
+            [line if line.check is None else line._replace(cost=cost) for line in self._lines]
+        )
+        return other
+
     def admit(self, reply: Reply, telemetry: Telemetry) -> bytes | None:
         """Return the encoded answer to an admitted request, and count it; None if not common."""
         if reply.is_refused or not self._is_common:
@@ -100,45 +109,32 @@ class Outline:
         return rows
 
 
-class ReadyPlan:
+class ReadyPlan(NamedTuple):
     """A plan as the store gets it, its outline, and the plan itself when it is asked for.
 
-    Many are kept, so it holds nothing more that the garbage collector has to look at.
+    `whole` is the plan where it was made; else `maker` makes it of `body`. Many are kept, so it
+    holds nothing more that the garbage collector has to look at.
     """
 
-    __slots__ = ("_body", "_make", "_plan", "keys", "outline", "shape")
-
-    def __init__(
-        self,
-        outline: Outline,
-        keys: tuple[bytes, ...],
-        body: bytes,
-        plan: Plan | Callable[[bytes], Plan],
-    ) -> None:
-        """Have counters `keys`; a `plan` that is a function makes it of the request later."""
-        self.outline = outline
-        self.shape = outline.shape
-        self.keys = keys
-        self._body = body
-        self._plan: Plan | None = None
-        self._make: Callable[[bytes], Plan] | None = None
-        if isinstance(plan, Plan):
-            self._plan = plan
-        else:
-            self._make = plan
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the plan itself is there."""
-        return self._plan is not None
+    outline: Outline
+    shape: bytes
+    keys: tuple[bytes, ...]
+    body: bytes
+    whole: Plan | None
+    maker: "PlanMaker"
 
     @property
     def plan(self) -> Plan:
         """The plan itself."""
-        if self._plan is None:
-            assert self._make is not None, "it is one or the other"
-            self._plan = self._make(self._body)
-        return self._plan
+        return self.whole if self.whole is not None else self.maker.whole_plan(self.body)
+
+
+class PlanMaker(Protocol):
+    """Who planned a request, and can do so again."""
+
+    def whole_plan(self, body: bytes) -> Plan:
+        """Return the plan of an encoded request that was planned before."""
+        ...
 
 
 def _to_line(one: DescriptorPlan, options: DecisionOptions) -> _Line:

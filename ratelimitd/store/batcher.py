@@ -27,8 +27,13 @@ _log = logging.getLogger("ratelimitd.store")
 
 # About 2 ms of store; KEYS of a script must stay well below what Lua's unpack takes.
 MAX_BATCH_CHECKS = 512
+# Deadlines are looked at no more often, and one that is nearer counts as passed: timers of the
+# loop know whole milliseconds.
+EXPIRY_STEP_S = 0.001
 # 32 full batches, about 64 ms of store: whoever stands further back misses its deadline anyway.
 MAX_QUEUED_CHECKS = 16_384
+
+_NEVER_S = float("inf")
 
 Send = Callable[[Sequence[PackedPlan], OnReplies], None]
 Take = Callable[[Sequence["Waiting"], Sequence[Answer]], None]
@@ -40,7 +45,7 @@ class Waiting:
     `ticket` is the caller's own, to know it by.
     """
 
-    __slots__ = ("deadline_s", "is_sent", "plan", "take", "ticket")
+    __slots__ = ("deadline_s", "is_queued", "is_sent", "plan", "take", "ticket")
 
     def __init__(self, plan: PackedPlan, deadline_s: float, take: Take, ticket: Any) -> None:
         """Wait for the answer to `plan` until the loop's time `deadline_s`."""
@@ -48,6 +53,7 @@ class Waiting:
         self.deadline_s = deadline_s
         self.take: Take | None = take
         self.ticket = ticket
+        self.is_queued = False
         self.is_sent = False
 
     def answer(self, answer: Answer) -> None:
@@ -87,6 +93,7 @@ class Batcher:
         self._idle = asyncio.Event()
         self._idle.set()
         self._expiry: asyncio.TimerHandle | None = None
+        self._expires_at_s = _NEVER_S
         self._defects = DefectLog(_log)
         self._is_closed = False
 
@@ -132,11 +139,13 @@ class Batcher:
                 StoreOverloaded("store queue: full; the store is slower than its callers")
             )
             return waiting
-        if self._expiry is None or deadline_s < self._expiry.when():
-            if deadline_s <= self._loop.time():
+        if deadline_s < self._expires_at_s:
+            now_s = self._loop.time()
+            if deadline_s <= now_s + EXPIRY_STEP_S / 2:
                 waiting.answer(StoreUnavailable("store queue: the deadline has passed"))
                 return waiting
-            self._expire_at(deadline_s)
+            self._expire_at(deadline_s, now_s)
+        waiting.is_queued = True
         self._queue.append(waiting)
         self._queued_checks += size
         if not self._is_busy:
@@ -149,8 +158,9 @@ class Batcher:
         """Refuse what is queued and wait for the batch in flight, which its sender bounds."""
         self._is_closed = True
         while self._queue:
-            self._queue.popleft().answer(StoreUnavailable("store queue: shutting down"))
-        self._queued_checks = 0
+            waiting = self._queue.popleft()
+            self._leave(waiting)
+            waiting.answer(StoreUnavailable("store queue: shutting down"))
         await self._idle.wait()
         if self._expiry is not None:
             self._expiry.cancel()
@@ -176,6 +186,9 @@ class Batcher:
     def _take(self) -> Sequence[Waiting]:
         """Take what fits into one batch, at least one plan, leaving out whom nobody awaits."""
         queue = self._queue
+        if not queue:
+            return ()
+        now_s = self._loop.time()
         batch: list[Waiting] = []
         room = self._max_batch_checks
         while queue:
@@ -184,12 +197,22 @@ class Batcher:
             if batch and size > room:
                 break
             queue.popleft()
-            self._queued_checks -= size
-            if waiting.take is not None:
-                waiting.is_sent = True
-                batch.append(waiting)
-                room -= size
+            self._leave(waiting)
+            if waiting.take is None:
+                continue
+            if waiting.deadline_s <= now_s:
+                self._tell_one(waiting, _too_late(waiting))
+                continue
+            waiting.is_sent = True
+            batch.append(waiting)
+            room -= size
         return batch
+
+    def _leave(self, waiting: Waiting) -> None:
+        """Count one as queued no more."""
+        if waiting.is_queued:
+            waiting.is_queued = False
+            self._queued_checks -= len(waiting.plan.keys)
 
     def _on_answers(self, batch: Sequence[Waiting], answers: Sequence[Answer]) -> None:
         if batch is not self._in_flight:
@@ -205,13 +228,9 @@ class Batcher:
                 waiting.take = None
             self._tell(taker, batch, answers)
             return
-        late = 0
+        late = sum(waiting.take is None for waiting in batch)
         for waiting, answer in zip(batch, answers, strict=True):
-            take, waiting.take = waiting.take, None
-            if take is None:
-                late += 1
-            else:
-                self._tell(take, (waiting,), (answer,))
+            self._tell_one(waiting, answer)
         if late and self._on_late is not None:
             self._on_late(late)
 
@@ -221,29 +240,41 @@ class Batcher:
         except Exception as error:  # noqa: BLE001 - the others are answered all the same
             self._defects.record(error, "the answers of a batch could not be told")
 
-    def _expire_at(self, deadline_s: float) -> None:
+    def _tell_one(self, waiting: Waiting, answer: Answer) -> None:
+        take, waiting.take = waiting.take, None
+        if take is not None:
+            self._tell(take, (waiting,), (answer,))
+
+    def _expire_at(self, deadline_s: float, now_s: float) -> None:
         if self._expiry is not None:
             self._expiry.cancel()
-        self._expiry = self._loop.call_at(deadline_s, self._expire)
+        self._expires_at_s = max(deadline_s, now_s + EXPIRY_STEP_S)
+        self._expiry = self._loop.call_at(self._expires_at_s, self._expire)
 
     def _expire(self) -> None:
         """Answer whose deadline has passed, and look again at the next one.
 
         One timer for all: callers of one kind have deadlines in the order they came, so it is
-        seldom moved, and runs about once in the time that callers wait.
+        seldom moved. While the store answers it runs about once in the time that callers wait,
+        while it is silent once a millisecond at most. Who was answered leaves the queue's room.
         """
         self._expiry = None
+        self._expires_at_s = _NEVER_S
+        queue = self._queue
         now_s = self._loop.time()
-        next_s: float | None = None
-        for waiting in list(chain(self._in_flight, self._queue)):
+        next_s = _NEVER_S
+        for waiting in list(chain(self._in_flight, queue)):
             if waiting.take is None:
                 continue
             if waiting.deadline_s <= now_s:
-                waiting.answer(_too_late(waiting))
-            elif next_s is None or waiting.deadline_s < next_s:
+                self._leave(waiting)
+                self._tell_one(waiting, _too_late(waiting))
+            elif waiting.deadline_s < next_s:
                 next_s = waiting.deadline_s
-        if next_s is not None:
-            self._expire_at(next_s)
+        while queue and queue[0].take is None:
+            self._leave(queue.popleft())
+        if next_s < self._expires_at_s:
+            self._expire_at(next_s, now_s)
 
 
 def _too_late(waiting: Waiting) -> StoreError:

@@ -15,7 +15,7 @@ from ratelimitd.errors import StoreError, StoreReplyLost
 from ratelimitd.store.connection import STORE_TIMEOUT_S, Answers
 from ratelimitd.store.exchange import Command, script_call
 from ratelimitd.store.partitions import Part, PartAnswer, merge, split
-from ratelimitd.store.port import OnReplies, all_or_raise
+from ratelimitd.store.port import OnReplies, all_or_raise, unreadable_reply
 from ratelimitd.store.scripts import Script, Scripts
 from ratelimitd.store.topology import ClusterClient
 from ratelimitd.store.wire import (
@@ -57,7 +57,11 @@ class ClusterStore:
         parts = split(plans)
 
         def on_answers(raw: Answers) -> None:
-            merged, give_back = merge(plans, parts, self._read_all(parts, raw))
+            try:
+                merged, give_back = merge(plans, parts, self._read_all(parts, raw))
+            except Exception as error:  # noqa: BLE001 - whoever waits must be told
+                self._reports.record(error, "the replies of the store cannot be joined")
+                merged, give_back = [unreadable_reply()] * len(plans), {}
             if give_back:
                 task = asyncio.create_task(self._give_back(give_back))
                 self._giving_back.add(task)
@@ -88,7 +92,11 @@ class ClusterStore:
     def _read(self, part: Part, raw: object) -> PartAnswer:
         if isinstance(raw, StoreError):
             return raw
-        replies, unreadable = from_reply(raw, part.plans)
+        try:
+            replies, unreadable = from_reply(raw, part.plans)
+        except Exception as error:  # noqa: BLE001 - the other partitions are answered all the same
+            self._reports.record(error, "a reply of the store cannot be read")
+            return unreadable_reply()
         if unreadable and self._on_unreadable is not None:
             self._on_unreadable(unreadable)
         return replies

@@ -92,6 +92,7 @@ def write(call: Call) -> bytes:
     call.is_written = True
     if len(call.commands) == 1 and not call.scripts and not call.commands[0].is_asking:
         call.owners = _ONE
+        call.answers[0] = UNANSWERED
         return pack(_packet(call.commands[0]))
     packets: list[tuple[Argument, ...]] = [("SCRIPT", "LOAD", one.text) for one in call.scripts]
     owners: list[int | None] = [None] * len(packets)

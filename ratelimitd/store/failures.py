@@ -14,7 +14,7 @@ import ssl
 
 from ratelimitd.errors import StoreError, StoreReplyLost, StoreUnavailable
 from ratelimitd.store.address import Endpoint
-from ratelimitd.store.link import ConnectionLost, ErrorReply
+from ratelimitd.store.link import ConnectionLost, ErrorReply, NotWritten
 
 
 class Redirected(StoreUnavailable):
@@ -94,6 +94,8 @@ def is_refusing_clients(error: ErrorReply) -> bool:
 
 def from_broken_connection(error: BaseException, endpoint: Endpoint) -> StoreError:
     """Return what it means that a connection broke after a command was written to it."""
+    if isinstance(error, NotWritten):
+        return StoreUnavailable(f"store {endpoint}: the connection was closed")
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLError):
             # A server refuses our certificate only after our side of the handshake is done.

@@ -79,5 +79,7 @@ class HashSecret:
         except StoreError:
             return False
         self.is_known = True
-        self.value = kept
+        # The same object as long as it is the same secret: plans belong to it.
+        if kept != self.value:
+            self.value = kept
         return True

@@ -26,6 +26,10 @@ class ConnectionLost(ConnectionError):  # noqa: N818 - reads as what is the case
     """The connection ended without an error of the system's."""
 
 
+class NotWritten(ConnectionLost):
+    """The connection had ended before: nothing was written."""
+
+
 class StoreLink(asyncio.Protocol):
     """A connection; made by `dial`, used by one caller at a time."""
 
@@ -53,7 +57,7 @@ class StoreLink(asyncio.Protocol):
         assert self._done is None, "one exchange at a time"
         self._replies, self._missing, self._done = [], count, done
         if self._lost is not None or self._transport is None:
-            self._end(self._lost or ConnectionLost())
+            self._end(NotWritten())
         else:
             self._transport.write(data)
 

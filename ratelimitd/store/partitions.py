@@ -17,7 +17,14 @@ from ratelimitd.decisions.keys import partition_of
 from ratelimitd.decisions.plan import CheckResult, Plan, Reply
 from ratelimitd.decisions.refusal import is_refused
 from ratelimitd.errors import StoreError, StoreReplyLost, StoreUnavailable
-from ratelimitd.store.wire import Charge, PackedPlan, pack_plan
+from ratelimitd.store.wire import (
+    Charge,
+    PackedPlan,
+    Piece,
+    Shaped,
+    is_denied_shape,
+    part_of_shape,
+)
 
 
 class _Origin(NamedTuple):
@@ -32,7 +39,7 @@ class Part:
     """What one partition is asked: whole plans, and parts of plans, in order."""
 
     tag: bytes
-    plans: list[PackedPlan] = field(default_factory=list)
+    plans: list[Shaped] = field(default_factory=list)
     origins: list[_Origin] = field(default_factory=list)
 
 
@@ -54,7 +61,8 @@ def split(plans: Sequence[PackedPlan]) -> list[Part]:
                 part.origins.append(_Origin(number, range(len(tags))))
             else:
                 indexes = [index for index, other in enumerate(tags) if other == tag]
-                part.plans.append(_part_of(packed.plan, indexes))
+                keys = tuple([packed.keys[index] for index in indexes])
+                part.plans.append(Piece(part_of_shape(packed.shape, indexes), keys))
                 part.origins.append(_Origin(number, indexes))
     return list(parts.values())
 
@@ -83,13 +91,8 @@ def merge(
         elif len(replies) == 1:
             merged.append(replies[0][2])
         else:
-            merged.append(_join(plan.plan, replies, give_back))
+            merged.append(_join(plan, replies, give_back))
     return merged, give_back
-
-
-def _part_of(plan: Plan, indexes: Sequence[int]) -> PackedPlan:
-    checks = tuple(plan.checks[index] for index in indexes)
-    return pack_plan(plan._replace(checks=checks, passing_quota=plan.passing_quota + 1))
 
 
 def _error_of(errors: Sequence[StoreError], *, is_part_answered: bool) -> StoreError:
@@ -102,7 +105,7 @@ def _error_of(errors: Sequence[StoreError], *, is_part_answered: bool) -> StoreE
 
 
 def _join(
-    plan: Plan,
+    packed: PackedPlan,
     replies: Sequence[tuple[bytes, _Origin, Reply]],
     give_back: dict[bytes, list[Charge]],
 ) -> Reply:
@@ -110,7 +113,12 @@ def _join(
     results: dict[int, CheckResult] = {}
     for _, origin, reply in replies:
         results.update(zip(origin.checks, reply.results, strict=True))
-    ordered = [results[index] for index in range(len(plan.checks))]
+    ordered = [results[index] for index in range(len(packed.keys))]
+    now_us = max(reply.now_us for _, _, reply in replies)
+    if not is_denied_shape(packed.shape) and not any(result.is_over for result in ordered):
+        # Nothing refuses, and the plan itself need not be looked at.
+        return Reply(now_us, is_refused=False, results=tuple(ordered))
+    plan = packed.plan
     over = [
         (check.limit, result.is_over) for check, result in zip(plan.checks, ordered, strict=True)
     ]
@@ -124,7 +132,6 @@ def _join(
             result._replace(used_final=max(0, result.used_final - returned.get(check.key, 0)))
             for check, result in zip(plan.checks, ordered, strict=True)
         ]
-    now_us = max(reply.now_us for _, _, reply in replies)
     return Reply(now_us, refused, tuple(ordered))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ratelimitd.decisions.plan import Plan, Reply
-from ratelimitd.errors import StoreError
+from ratelimitd.errors import StoreError, StoreReplyLost
 from ratelimitd.store.wire import PackedPlan
 
 Answer = Reply | StoreError
@@ -32,6 +32,11 @@ class Store(Protocol):
     async def close(self) -> None:
         """Wait for what goes on behind the answers; the time is bounded."""
         ...
+
+
+def unreadable_reply() -> StoreReplyLost:
+    """Return what a reply means that is not a script's: it ran, and nobody knows how it ended."""
+    return StoreReplyLost("store: its reply cannot be read; see the log")
 
 
 def all_or_raise(answers: Sequence[Answer]) -> list[Reply]:

@@ -1,14 +1,18 @@
 """A store of one server: a list of plans is one EVALSHA."""
 
+import logging
 from collections.abc import Callable, Sequence
 
 from ratelimitd.decisions.plan import Plan, Reply
+from ratelimitd.defects import DefectLog
 from ratelimitd.errors import StoreError, StoreUnavailable
 from ratelimitd.store.connection import Answers, NodeClient
 from ratelimitd.store.exchange import script_call
-from ratelimitd.store.port import OnReplies
+from ratelimitd.store.port import Answer, OnReplies, unreadable_reply
 from ratelimitd.store.scripts import Scripts
 from ratelimitd.store.wire import PackedPlan, from_reply, pack_plan, to_arguments
+
+_log = logging.getLogger("ratelimitd.store")
 
 # Lua's unpack fails near 8,000 values; a list of plans never needs to come near it.
 MAX_KEYS = 1024
@@ -28,6 +32,7 @@ class SingleStore:
         self._client = client
         self._scripts = scripts
         self._on_unreadable = on_unreadable
+        self._defects = DefectLog(_log)
 
     def send(self, plans: Sequence[PackedPlan], done: OnReplies) -> None:
         """Decide and charge `plans` in order, as one script call; they share their fate."""
@@ -38,7 +43,16 @@ class SingleStore:
 
         def on_answers(answers: Answers) -> None:
             (raw,) = answers
-            done([raw] * len(plans) if isinstance(raw, StoreError) else self._read(raw, plans))
+            replies: Sequence[Answer]
+            if isinstance(raw, StoreError):
+                replies = [raw] * len(plans)
+            else:
+                try:
+                    replies = self._read(raw, plans)
+                except Exception as error:  # noqa: BLE001 - whoever waits must be told
+                    self._defects.record(error, "a reply of the store cannot be read")
+                    replies = [unreadable_reply()] * len(plans)
+            done(replies)
 
         self._client.send([script_call(self._scripts.check, keys, argv)], on_answers)
 

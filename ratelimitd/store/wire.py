@@ -16,14 +16,17 @@ REFUSED = 1
 
 _SHAPE_HEAD = Struct(">HHB")
 _SHAPE_CHECK = Struct(">qqqB")
+# Of the cost among the fields of a check.
+_COST = Struct(">q")
+_COST_AT = 16
 # The fields of CheckResult.
 _RESULT = Struct(">?5q")
 
 Argument = bytes | str | int
 
 
-class PackedPlan(Protocol):
-    """A plan as the scripts get it: what it shares with others, and the counters of its checks."""
+class Shaped(Protocol):
+    """Checks as the scripts get them: what they share with others, and their counters."""
 
     @property
     def shape(self) -> bytes:
@@ -35,10 +38,21 @@ class PackedPlan(Protocol):
         """Return the counter of each check."""
         ...
 
+
+class PackedPlan(Shaped, Protocol):
+    """A whole plan as the scripts get it."""
+
     @property
     def plan(self) -> Plan:
         """Return the plan itself."""
         ...
+
+
+class Piece(NamedTuple):
+    """Some checks of a plan."""
+
+    shape: bytes
+    keys: tuple[bytes, ...]
 
 
 class Packed(NamedTuple):
@@ -76,8 +90,35 @@ def pack_plan(plan: Plan) -> Packed:
     return Packed(plan, b"".join(parts), tuple([check.key for check in checks]))
 
 
+def with_cost(shape: bytes, cost: int) -> bytes:
+    """Return the shape of the same checks at another cost, the same for all of them."""
+    changed = bytearray(shape)
+    for at in range(_SHAPE_HEAD.size + _COST_AT, len(shape), _SHAPE_CHECK.size):
+        _COST.pack_into(changed, at, cost)
+    return bytes(changed)
+
+
+def part_of_shape(shape: bytes, checks: Sequence[int]) -> bytes:
+    """Return the shape of some checks of a plan.
+
+    It has one more quota limit that passes elsewhere: a part must not refuse because all *its*
+    quota limits are over.
+    """
+    _, passing_quota, is_denied = _SHAPE_HEAD.unpack_from(shape)
+    parts = [_SHAPE_HEAD.pack(len(checks), passing_quota + 1, is_denied)]
+    for check in checks:
+        at = _SHAPE_HEAD.size + check * _SHAPE_CHECK.size
+        parts.append(shape[at : at + _SHAPE_CHECK.size])
+    return b"".join(parts)
+
+
+def is_denied_shape(shape: bytes) -> bool:
+    """Tell whether a plan is refused whatever its limits say."""
+    return bool(_SHAPE_HEAD.unpack_from(shape)[2])
+
+
 def to_arguments(
-    plans: Iterable[PackedPlan], now_us: int | None = None
+    plans: Iterable[Shaped], now_us: int | None = None
 ) -> tuple[list[bytes], list[Argument]]:
     """Return (KEYS, ARGV) of check.lua or peek.lua; `now_us` None means the store's clock."""
     number_of: dict[bytes, int] = {}
@@ -93,7 +134,7 @@ def to_arguments(
     ]
 
 
-def from_reply(raw: object, plans: Sequence[PackedPlan]) -> tuple[list[Reply], int]:
+def from_reply(raw: object, plans: Sequence[Shaped]) -> tuple[list[Reply], int]:
     """Return one reply per plan, and how many counters were unreadable and count as absent."""
     assert isinstance(raw, list), "a script answers a list"
     now_us, unreadable, refused, packed = raw

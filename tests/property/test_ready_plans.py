@@ -141,11 +141,13 @@ def test_planner_plans_as_the_long_way_does(seed: int) -> None:
             with pytest.raises(InvalidRequest, match=f"^{re.escape(expected)}$"):
                 planner.plan(message.SerializeToString())
             continue
-        ready = planner.plan(message.SerializeToString())
-        # then
         packed = pack_plan(expected)
-        assert (ready.keys, ready.shape) == (packed.keys, packed.shape)
-        assert ready.plan == expected
+        # A path is learned at its second sight.
+        for _ in range(3):
+            ready = planner.plan(message.SerializeToString())
+            # then
+            assert (ready.keys, ready.shape) == (packed.keys, packed.shape)
+            assert ready.plan == expected
 
 
 @given(seed=st.integers(0, 2**63))
@@ -164,7 +166,8 @@ def test_common_answer_is_the_verdicts(seed: int) -> None:
         if not isinstance(plan, Plan) or not plan.checks:
             continue
         (reply,) = model.check([plan], NOW_US)
-        ready = planner.plan(message.SerializeToString())
+        for _ in range(2):
+            ready = planner.plan(message.SerializeToString())
         verdict = fold(plan, reply, options)
         # when
         encoded = ready.outline.admit(reply, short)

@@ -1,4 +1,5 @@
 from ratelimitd.decisions.options import DecisionOptions
+from ratelimitd.decisions.plan import Plan
 from ratelimitd.services.plan_cache import MAX_REQUEST_BYTES, MAX_SEEN, PlanCache
 from ratelimitd.services.ready_plan import Outline, ReadyPlan
 from tests.support.plans import check_of, limit_of, plan_of
@@ -13,7 +14,11 @@ class Maker:
     def __call__(self, body: bytes) -> ReadyPlan:
         self.made.append(body)
         plan = plan_of(check_of(limit_of(1), body.hex()))
-        return ReadyPlan(Outline(plan, DecisionOptions()), (plan.checks[0].key,), body, plan)
+        outline = Outline(plan, DecisionOptions())
+        return ReadyPlan(outline, outline.shape, (plan.checks[0].key,), body, plan, self)
+
+    def whole_plan(self, body: bytes) -> Plan:
+        raise AssertionError("every plan is whole")
 
 
 def test_plan_is_kept_at_its_second_sight() -> None:
@@ -77,26 +82,6 @@ def test_sights_are_bounded_too() -> None:
         cache.get(b"%d" % number)
     # then
     assert len(cache._seen) == MAX_SEEN  # noqa: SLF001 - the bound
-
-
-def test_plan_that_becomes_whole_takes_more_room() -> None:
-    # given a full half of the cache
-    maker = Maker()
-    cache = PlanCache(maker, max_bytes=60_000)
-    for number in range(10):
-        cache.get(b"%d" % number)
-        cache.get(b"%d" % number)
-    assert len(cache) == 10
-    # when
-    cache.note_completed(10)
-    for _ in range(2):
-        cache.get(b"another")
-    # then the young ones became the old ones, and leave with the next
-    assert len(cache) == 11
-    cache.note_completed(10)
-    for _ in range(2):
-        cache.get(b"one more")
-    assert len(cache) == 2
 
 
 def test_clear_forgets_plans_and_sights() -> None:

@@ -84,7 +84,7 @@ def test_split_keeps_every_check_once_and_in_order(plans: list[Plan]) -> None:
     parts = split([pack_plan(plan) for plan in plans])
     # then
     for part in parts:
-        keys = [check.key for packed in part.plans for check in packed.plan.checks]
+        keys = [key for piece in part.plans for key in piece.keys]
         expected = [
             check.key
             for plan in plans

@@ -95,15 +95,19 @@ class HeadReader:
         return head
 
 
-@lru_cache(maxsize=MAX_TIMEOUTS)
 def parse_timeout(value: bytes) -> float | None:
     """Return the seconds of a grpc-timeout, None for one that cannot be read.
 
     The protocol allows eight digits; as grpcio does, more are taken for the long time they are.
     """
+    return _parse_timeout(value) if len(value) <= MAX_DIGITS + 1 else None
+
+
+@lru_cache(maxsize=MAX_TIMEOUTS)
+def _parse_timeout(value: bytes) -> float | None:
     unit_s = _UNIT_S.get(value[-1:])
     digits = value[:-1]
-    if unit_s is None or not digits.isdigit() or len(digits) > MAX_DIGITS:
+    if unit_s is None or not digits.isdigit():
         return None
     return int(digits) * unit_s
 

@@ -112,10 +112,10 @@ class Decoder:
                     name = _STATIC[index][0]
                 else:
                     name, position = _string(block, position)
-                if first >= 0x40:
-                    value, position = _string(block, position)
-                else:
+                if first < 0x10:
                     value, position = _repeated_string(block, position)
+                else:  # inserted, or one that must never be kept (7.1.3)
+                    value, position = _string(block, position)
                 size = len(name) + len(value) + ENTRY_OVERHEAD
                 field = (name, value, size)
                 append(field)

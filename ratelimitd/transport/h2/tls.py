@@ -46,4 +46,7 @@ def _build(files: TlsFiles) -> ssl.SSLContext:
         read_authority(files.client_ca)
         context.load_verify_locations(files.client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
+        # A session that is resumed is not verified again, whatever became of its authority.
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
     return context
