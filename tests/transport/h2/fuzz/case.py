@@ -26,6 +26,7 @@ class Kind(IntEnum):
     PING = 7
     CLOSE = 8
     LOSE = 9  # the peer is gone
+    ANSWER_ALL = 10  # all calls are answered at once, and one that nobody waits for
 
 
 class Step(NamedTuple):
@@ -95,7 +96,7 @@ def to_bytes(case: Case) -> bytes:
                 for start in range(0, len(step.data) or 1, MAX_SIZE):
                     part = step.data[start : start + MAX_SIZE]
                     out += _DATA.pack(step.kind, len(part)) + part
-            case Kind.ANSWER | Kind.FAIL:
+            case Kind.ANSWER | Kind.FAIL | Kind.ANSWER_ALL:
                 out += _ANSWER.pack(step.kind, step.at, step.size)
             case _:
                 out.append(step.kind)
@@ -113,7 +114,7 @@ def from_bytes(text: bytes) -> Case:
             position += _DATA.size
             steps.append(Step(kind, data=text[position : position + size]))
             position += size
-        elif kind in {Kind.ANSWER, Kind.FAIL}:
+        elif kind in {Kind.ANSWER, Kind.FAIL, Kind.ANSWER_ALL}:
             parts = text[position : position + _ANSWER.size].ljust(_ANSWER.size, b"\0")
             _, at, size = _ANSWER.unpack(parts)
             position += _ANSWER.size

@@ -78,6 +78,8 @@ class _Player:
         """Do one step, with the twin too, and look at everything."""
         if step.kind in {Kind.ANSWER, Kind.FAIL}:
             self._answer(step)
+        elif step.kind is Kind.ANSWER_ALL:
+            self._answer_all(step)
         elif step.kind is Kind.WRITE:
             self._write()
         was_closing = self._connection.is_closing
@@ -151,6 +153,19 @@ class _Player:
                 connection.fail(stream_id, step.size % 17, "bad: \N{SNOWMAN}\n%", details)
         is_dropped = self.counters.answers_dropped > dropped
         assert is_dropped != bool(open_calls), "an answer was lost, or came from nowhere"
+
+    def _answer_all(self, step: Step) -> None:
+        """Answer all open calls at once, and between them one that nobody waits for."""
+        open_calls = list(self._open_calls())
+        stray = max([*self._handed, *open_calls], default=1) + 2
+        answers = [(stream_id, _BODY[: step.size]) for stream_id in open_calls]
+        answers.insert(step.at % (len(answers) + 1), (stray, b"stray"))
+        self._answered.update(open_calls)
+        dropped = [each.answer_all(answers) for each in (self._connection, self._twin)]
+        # Answers that run over their bound end the connection, and nothing is counted.
+        is_over = self._connection.is_closing and bool(open_calls)
+        assert dropped[0] == dropped[1]
+        assert dropped[0] == 1 or is_over, "an answer was lost, or came from nowhere"
 
     def _write(self) -> None:
         """Read what is written, as the peer does."""

@@ -63,7 +63,7 @@ def any_step(random: Random) -> Step:
     """Return a step that is not a read."""
     kind = random.choices(
         [kind for kind in Kind if kind is not Kind.RECEIVE],
-        (40, 8, 25, 10, 3, 3, 3, 1, 1),
+        (30, 8, 25, 10, 3, 3, 3, 1, 1, 20),
     )[0]
     sizes = (0, 5, 50, 400, 20_000, 65_535)
     return Step(kind, random.randrange(8), random.choices(sizes, (2, 9, 9, 4, 3, 3))[0])
