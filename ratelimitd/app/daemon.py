@@ -35,6 +35,7 @@ from ratelimitd.telemetry.logs import fields, start_logging
 from ratelimitd.telemetry.processes import Pulse
 from ratelimitd.transport.health import HealthReporter
 from ratelimitd.workers.directory import shared_directory
+from ratelimitd.workers.file_limit import raise_file_limit
 from ratelimitd.workers.policy_frames import PolicyFrames
 
 _log = logging.getLogger("ratelimitd.daemon")
@@ -71,6 +72,7 @@ def run(settings: Settings, on_ready: OnReady = lambda *_: None) -> None:
         log_format=settings.log.format,
         secrets=[settings.store.address.credentials.password],
     )
+    raise_file_limit()
     try:
         uvloop.run(_serve(settings, telemetry, on_ready))
     except _StoppedAtStartError:

@@ -14,7 +14,6 @@ import contextlib
 import ctypes
 import importlib
 import os
-import resource
 import select
 import signal
 import sys
@@ -24,6 +23,7 @@ from typing import Final, Protocol, cast
 import uvloop
 
 from ratelimitd.workers.channel import Channel, inherited_channel
+from ratelimitd.workers.file_limit import raise_file_limit
 from ratelimitd.workers.messages import (
     Adopt,
     Begin,
@@ -91,14 +91,6 @@ def main(arguments: list[str]) -> int:
     compose = cast("Compose", getattr(importlib.import_module(module), function))
     uvloop.run(Worker(channel, begin).run(compose))
     return 0
-
-
-def raise_file_limit() -> None:
-    """Allow this process as many descriptors as it may have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Worker:
