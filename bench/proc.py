@@ -77,6 +77,12 @@ def can_open(connections: int) -> bool:
     return soft == resource.RLIM_INFINITY or soft >= connections + _SPARE_FILES
 
 
+def resident_bytes(pid: int) -> int:
+    """Return the resident memory of one process, 0 if it is gone."""
+    fields = _stat(pid)
+    return int(fields[21]) * _PAGE_BYTES if fields else 0
+
+
 def _trees(roots: Sequence[int]) -> list[int]:
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():

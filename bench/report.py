@@ -192,17 +192,22 @@ def _rated(ratios: Sequence[Ratio]) -> list[tuple[str, ...]]:
 def _facts(results: Results) -> list[str]:
     """Return what a reader needs to compare: machine, versions, commit, command."""
     python = platform.python_version()
-    kernel = ".".join(platform.release().split(".")[:2])
     names = ("uvloop", "grpcio", "redis", "hiredis", "protobuf")
     libraries = ", ".join(f"{name} {version(name)}" for name in names)
     return [
-        f"- machine: {_cpu_model()}, {os.cpu_count()} cores, Linux {kernel}",
+        f"- machine: {machine()}",
         f"- versions: CPython {python}, {libraries}, store {results.store}",
         f"- load average before the run: {results.load_before:.1f}",
-        f"- commit: {_commit()}",
+        f"- commit: {commit()}",
         f"- command: `{results.command}`",
         *(f"- cores, {name}: {text}" for name, text in results.pins.items()),
     ]
+
+
+def machine() -> str:
+    """Return what figures depend on most."""
+    kernel = ".".join(platform.release().split(".")[:2])
+    return f"{_cpu_model()}, {os.cpu_count()} cores, Linux {kernel}"
 
 
 def _cpu_model() -> str:
@@ -212,7 +217,7 @@ def _cpu_model() -> str:
     return platform.machine()
 
 
-def _commit() -> str:
+def commit() -> str:
     """Return the commit, and whether the tree differs from it."""
     here = Path(__file__).parent
     commit = _git(here, "rev-parse", "--short", "HEAD") or "unknown"

@@ -28,6 +28,8 @@ _INDEXED, _INSERTED, _PLAIN, _SIZE_UPDATE = 0x80, 0x40, 0x00, 0x20
 DEFAULT_TABLE_BYTES = 4096
 # Different values; far more than any table or cache of a server keeps before one comes again.
 VALUES = 2**16
+# More than the sequences of names that a server remembers.
+VARIANT_NAMES = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,30 +47,41 @@ class Blocks:
     `constant` is the block of every further call, once there is one.
     """
 
-    def __init__(self, headers: Sequence[Header], *, table_bytes: int, seed: str) -> None:
+    def __init__(
+        self, headers: Sequence[Header], *, table_bytes: int, seed: str, variants: int = 0
+    ) -> None:
         """Encode `headers` for a peer that allows `table_bytes` of dynamic table.
 
-        A TRACEPARENT among them has another value in each block.
+        A TRACEPARENT among them has another value in each block. With `variants` so many different
+        fields, which no table keeps, are added in turn, one to each block.
         """
         self._lead, self._cycle = _steps(tuple(headers), min(table_bytes, DEFAULT_TABLE_BYTES))
         self._at = 0
-        self._values = islice(cycle(_values()), Random(seed).randrange(VALUES), None)
+        random = Random(seed)
+        self._values = islice(cycle(_values()), random.randrange(VALUES), None)
+        self._variants = variants
+        self._variant = random.randrange(variants) if variants else 0
 
     def next(self) -> bytes:
         """Return the block of the next call."""
         at, lead = self._at, len(self._lead)
         self._at += 1
         step = self._lead[at] if at < lead else self._cycle[(at - lead) % len(self._cycle)]
-        if not step.has_trace:
-            return step.before
-        return step.before + next(self._values) + step.after
+        block = step.before + next(self._values) + step.after if step.has_trace else step.before
+        return block + self._next_variant() if self._variants else block
 
     @property
     def constant(self) -> bytes | None:
         """Return the block that all further calls have, if there is one."""
         if self._at < len(self._lead) or len(self._cycle) > 1 or self._cycle[0].has_trace:
             return None
-        return self._cycle[0].before
+        return None if self._variants else self._cycle[0].before
+
+    def _next_variant(self) -> bytes:
+        """Return a field that is not kept; names come again sooner than values do."""
+        self._variant = (self._variant + 1) % self._variants
+        name = b"x-variant-%d" % (self._variant % VARIANT_NAMES)
+        return bytes((_PLAIN,)) + _text(name) + _text(b"%d" % self._variant)
 
 
 def request_headers(path: str, *, is_tls: bool, is_traced: bool = False) -> list[Header]:

@@ -194,6 +194,7 @@ def _blocks(
         headers,
         table_bytes=table_bytes,
         seed=f"{spec.seed}/{number}/traces",
+        variants=spec.variants,
     )
 
 

@@ -45,6 +45,7 @@ class LoadSpec:
     keys: int = 1
     draw: Draw = Draw.ZIPF
     traced: bool = False
+    variants: int = 0  # different header blocks besides, of which none is kept
     ca: str = ""
     max_calls: int = 20_000_000
 

@@ -94,6 +94,24 @@ def test_traced_blocks_send_again_what_fell_out_of_the_table() -> None:
     assert max(lengths[50:]) > min(lengths[50:]) + 5
 
 
+@pytest.mark.parametrize("traced", [False, True])
+def test_blocks_have_as_many_variants_as_asked_for_and_the_table_none(traced: bool) -> None:
+    # Given
+    blocks = Blocks(headers(traced=traced), table_bytes=4096, seed="test", variants=20)
+    decoder = Decoder()
+
+    # When
+    last = [decoded(blocks.next(), decoder)[-1] for _ in range(60)]
+
+    # Then each comes once before one comes again, and with tracing or not no block is for ever
+    assert len(set(last[:20])) == 20
+    assert last[20:40] == last[:20]
+    assert blocks.constant is None
+    assert not any(
+        name.startswith(b"x-variant") for name, _ in decoder.header_table.dynamic_entries
+    )
+
+
 def test_blocks_of_two_seeds_have_other_values() -> None:
     one, other = new_blocks(traced=True), new_blocks(traced=True, seed="other")
     assert one.next() != other.next()
