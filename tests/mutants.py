@@ -25,6 +25,8 @@ CALLER_TESTS = (
     *("tests/unit/policy/test_callers.py", "tests/unit/policy/test_callers_file.py"),
     *("tests/services/test_gate.py", "tests/transport/test_callers.py"),
 )
+# What the corpus of the fuzzer alone notices.
+H2_CASES = ("tests/transport/h2/test_fuzz_cases.py", "-k", "kept")
 DENY_CACHE = "ratelimitd/decisions/deny_cache.py"
 
 
@@ -249,6 +251,41 @@ MUTANTS = (
         "if sent is None else sent",
         "if not sent else sent",
         DECISION_TESTS,
+    ),
+    Mutant(
+        "a request is taken within a header block",
+        "ratelimitd/transport/h2/dispatch.py",
+        "        self._expected = NEVER\n        self._block_flags = flags\n",
+        "        self._block_flags = flags\n",
+        H2_CASES,
+    ),
+    Mutant(
+        "blocks mean what they meant before the table changed",
+        "ratelimitd/transport/h2/lifecycle.py",
+        "if self._decoder.changed and self._blocks:",
+        "if False:",
+        H2_CASES,
+    ),
+    Mutant(
+        "a request that was taken back is kept",
+        "ratelimitd/transport/h2/dispatch.py",
+        "        self._counters.peer_resets += 1\n        self._intake.close(stream_id)\n",
+        "        self._counters.peer_resets += 1\n",
+        H2_CASES,
+    ),
+    Mutant(
+        "answers wait behind an open connection window",
+        "ratelimitd/transport/h2/outbox.py",
+        "        self._pump_ready()\n\n",
+        "\n",
+        H2_CASES,
+    ),
+    Mutant(
+        "an answer waits for ever",
+        "ratelimitd/transport/h2/outbox.py",
+        "if answer.age > limit",
+        "if answer.age > 2 * limit",
+        ("tests/transport/h2/test_bounds.py",),
     ),
     Mutant(
         "a name of a certificate is compared without its kind",
