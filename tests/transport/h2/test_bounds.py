@@ -9,7 +9,7 @@ from ratelimitd.transport.h2.bounds import Bounds
 from ratelimitd.transport.h2.connection import Connection
 from ratelimitd.transport.h2.dispatch import REMEMBERED_GAPS
 from ratelimitd.transport.h2.frames import ErrorCode
-from ratelimitd.transport.h2.headers import MAX_CONSTANTS, MAX_SHAPES
+from ratelimitd.transport.h2.headers import MAX_CONSTANTS, MAX_SHAPES, _parse_timeout
 from ratelimitd.transport.h2.lifecycle import REMEMBERED_RESETS
 from ratelimitd.transport.h2.profile import Profile
 from tests.transport.h2 import peer
@@ -350,6 +350,18 @@ def test_skipped_and_reset_streams_are_remembered_in_bounded_number() -> None:
     assert connection.take_output() == b""
     connection.receive(headers(4 * 299 - 1))
     assert peer.goaways(connection.take_output()) == [(4 * 299 + 1, ErrorCode.PROTOCOL_ERROR)]
+
+
+def test_timeouts_that_are_too_long_are_not_remembered() -> None:
+    connection = connect()
+    connection.receive(call(1, fields=changed(grpc_timeout=b"5S")))
+    before = _parse_timeout.cache_info().currsize
+
+    for stream_id in range(3, 100, 2):
+        connection.receive(call(stream_id, fields=changed(grpc_timeout=b"%0999dS" % stream_id)))
+
+    assert _parse_timeout.cache_info().currsize == before
+    assert connection._counters.refused == {"timeout": 49}  # noqa: SLF001
 
 
 def test_what_all_connections_remember_of_heads_is_bounded() -> None:
