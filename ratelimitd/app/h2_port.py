@@ -8,6 +8,7 @@ from grpc_health.v1 import health_pb2
 from ratelimitd.app.engine import Engine
 from ratelimitd.services.health_check import HealthCheckService
 from ratelimitd.services.hot_path import HotPath
+from ratelimitd.services.ratelimit import METHOD
 from ratelimitd.settings.model import ListenSettings, Settings
 from ratelimitd.telemetry.counters import Telemetry
 from ratelimitd.transport.h2.guard import PeerGuard
@@ -17,7 +18,7 @@ from ratelimitd.transport.h2.server import OnCalls, Server
 from ratelimitd.transport.h2.tls import ServerTls, to_tls
 from ratelimitd.transport.h2.unary import Calls, Method, from_service
 
-SHOULD_RATE_LIMIT: Final = b"/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
+SHOULD_RATE_LIMIT: Final = f"/{METHOD}".encode()
 HEALTH_CHECK: Final = b"/grpc.health.v1.Health/Check"
 
 

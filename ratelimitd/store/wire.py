@@ -6,6 +6,7 @@ from struct import Struct, pack
 from typing import NamedTuple, Protocol
 
 from ratelimitd.decisions.plan import Check, CheckResult, Plan, Reply
+from ratelimitd.store.exchange import Argument
 
 FLAG_SHADOW = 1
 FLAG_QUOTA = 2
@@ -21,8 +22,6 @@ _COST = Struct(">q")
 _COST_AT = 16
 # The fields of CheckResult.
 _RESULT = Struct(">?5q")
-
-Argument = bytes | str | int
 
 
 class Shaped(Protocol):
