@@ -1,0 +1,160 @@
+"""Deadlines of callers while the store is silent, or the loop held up; see also test_batcher.py."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import uvloop
+
+from ratelimitd.decisions.plan import Reply
+from ratelimitd.errors import StoreOverloaded, StoreReplyLost, StoreUnavailable
+from ratelimitd.store.batcher import Batcher, Waiting
+from ratelimitd.store.port import Answer, OnReplies
+from ratelimitd.store.wire import PackedPlan, pack_plan
+from tests.store.plans import one
+
+PLAN = pack_plan(one("a"))
+PATIENT_S = 30.0
+
+
+class Store:
+    """A store that is silent until it is told to answer."""
+
+    def __init__(self) -> None:
+        self.batches: list[Sequence[PackedPlan]] = []
+        self._silent: list[OnReplies] = []
+
+    def send(self, plans: Sequence[PackedPlan], done: OnReplies) -> None:
+        self.batches.append(plans)
+        self._silent.append(done)
+
+    def answer(self) -> None:
+        done = self._silent.pop(0)
+        done([Reply(0, False, ()) for _ in self.batches[-1 - len(self._silent)]])
+
+
+class Told:
+    """What callers were answered, by their tickets."""
+
+    def __init__(self) -> None:
+        self.answers: dict[object, Answer] = {}
+        self.on_answer: Callable[[], None] = lambda: None
+
+    def take(self, batch: Sequence[Waiting], answers: Sequence[Answer]) -> None:
+        for waiting, answer in zip(batch, answers, strict=True):
+            assert waiting.ticket not in self.answers
+            self.answers[waiting.ticket] = answer
+        self.on_answer()
+
+    async def reach(self, count: int) -> None:
+        async with asyncio.timeout(PATIENT_S):
+            while len(self.answers) < count:  # noqa: ASYNC110 - the loop's own timers are waited for
+                await asyncio.sleep(0.001)
+
+    def kinds(self) -> dict[object, type[Answer]]:
+        return {ticket: type(answer) for ticket, answer in self.answers.items()}
+
+
+def run_on_uvloop(scenario: Coroutine[Any, Any, None]) -> None:
+    """Run as the daemon does: its timers know whole milliseconds, and a nearer one is none."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario)
+
+
+def test_deadlines_nearer_than_a_timer_can_be_are_answered_on_uvloop() -> None:
+    async def scenario() -> None:
+        # given a store that stalls, and callers without and with a millisecond left
+        store, told = Store(), Told()
+        batcher = Batcher(store.send)
+        now_s = asyncio.get_running_loop().time()
+        patiences_ms = (30_000, 0.3, 0.31, 2.3, 2.6, 20, 20.3, 30_001)
+        # when
+        for ms in patiences_ms:
+            batcher.submit(PLAN, now_s + ms / 1000, told.take, ms)
+        await told.reach(6)
+        store.answer()
+        # then the hasty ones are told, the patient ones answered
+        assert told.kinds() == {
+            0.3: StoreUnavailable,
+            0.31: StoreUnavailable,
+            2.3: StoreReplyLost,
+            2.6: StoreReplyLost,
+            20: StoreReplyLost,
+            20.3: StoreReplyLost,
+            30_000: Reply,
+            30_001: Reply,
+        }
+        await batcher.close()
+
+    run_on_uvloop(scenario())
+
+
+def test_call_that_comes_while_the_next_deadline_is_near_is_taken_on_uvloop() -> None:
+    async def scenario() -> None:
+        # given two deadlines that no timer can tell apart
+        store, told = Store(), Told()
+        batcher = Batcher(store.send)
+        loop = asyncio.get_running_loop()
+
+        def call_again() -> None:
+            told.on_answer = lambda: None
+            loop.call_soon(batcher.submit, PLAN, loop.time() + PATIENT_S, told.take, "again")
+
+        told.on_answer = call_again
+        now_s = loop.time()
+        batcher.submit(PLAN, now_s + 0.0100, told.take, "first")
+        batcher.submit(PLAN, now_s + 0.0103, told.take, "second")
+        # when a call comes between the two
+        await told.reach(2)
+        store.answer()
+        store.answer()
+        # then
+        assert told.kinds() == {"first": StoreReplyLost, "second": StoreReplyLost, "again": Reply}
+        await batcher.close()
+
+    run_on_uvloop(scenario())
+
+
+async def test_plan_whose_deadline_passed_while_the_loop_was_held_up_is_never_sent() -> None:
+    # given one in flight and one in the queue
+    store, told = Store(), Told()
+    batcher = Batcher(store.send)
+    loop = asyncio.get_running_loop()
+    batcher.submit(PLAN, loop.time() + PATIENT_S, told.take, "first")
+    await asyncio.sleep(0)
+    late_s = loop.time() + 0.002
+    batcher.submit(PLAN, late_s, told.take, "late")
+    # when nothing runs until the deadline has passed, and then the answer comes first
+    while loop.time() <= late_s:
+        time.sleep(0.001)  # noqa: ASYNC251 - what holds up the loop
+    store.answer()
+    # then
+    assert told.kinds() == {"first": Reply, "late": StoreUnavailable}
+    assert len(store.batches) == 1
+    await batcher.close()
+
+
+async def test_plans_answered_by_their_deadline_leave_room_in_the_queue() -> None:
+    # given a full queue behind a silent store, a patient caller at its head
+    store, told = Store(), Told()
+    batcher = Batcher(store.send, max_queued_checks=3)
+    loop = asyncio.get_running_loop()
+    batcher.submit(PLAN, loop.time() + PATIENT_S, told.take, "in flight")
+    await asyncio.sleep(0)
+    batcher.submit(PLAN, loop.time() + PATIENT_S, told.take, "patient")
+    for ticket in ("hasty", "hasty too"):
+        batcher.submit(PLAN, loop.time() + 0.01, told.take, ticket)
+    batcher.submit(PLAN, loop.time() + PATIENT_S, told.take, "too many")
+    assert told.kinds() == {"too many": StoreOverloaded}
+    # when the deadlines pass while the store is silent
+    await told.reach(3)
+    # then there is room again, and everybody is counted once
+    assert batcher.queued_checks == 1
+    batcher.submit(PLAN, loop.time() + PATIENT_S, told.take, "later")
+    assert batcher.queued_checks == 2
+    store.answer()
+    assert batcher.queued_checks == 0
+    store.answer()
+    assert told.kinds()["later"] is Reply
+    await batcher.close()
