@@ -10,12 +10,14 @@ from ratelimitd.decisions.keys import partition_of, slot_of
 from ratelimitd.decisions.plan import Check, Plan
 from ratelimitd.errors import StoreError, StoreReplyLost, StoreUnavailable
 from ratelimitd.store.address import parse_address
+from ratelimitd.store.batcher import Batcher
 from ratelimitd.store.cluster import ClusterStore
 from ratelimitd.store.open import open_store
 from ratelimitd.store.scripts import Script, Scripts
 from ratelimitd.store.topology import ClusterClient
 from tests.store.conftest import MakeClient
 from tests.store.plans import keys_of_all_partitions, make_limit, make_plan, one
+from tests.support.odd_store import ODD_REPLIES, odd_store
 from tests.support.servers import SLOTS, Cluster, Server, start_cluster
 from tests.support.stores import check, check_each
 
@@ -361,3 +363,28 @@ def _give_slot(cluster: Cluster, slot: int, index: int) -> None:
     order = [cluster.nodes[index], *(n for i, n in enumerate(cluster.nodes) if i != index)]
     for node in order:
         node.execute("CLUSTER", "SETSLOT", slot, "NODE", owner)
+
+
+@pytest.mark.parametrize("reply", ODD_REPLIES.values(), ids=ODD_REPLIES)
+async def test_node_whose_reply_is_no_scripts_does_not_end_the_queue(
+    scripts: Scripts, caplog: pytest.LogCaptureFixture, reply: bytes
+) -> None:
+    # given
+    async with odd_store(reply) as server:
+        client = ClusterClient(
+            parse_address(f"redis+cluster://{server.address}"),
+            store_timeout_s=T,
+            now=asyncio.get_running_loop().time,
+        )
+        batcher = Batcher(ClusterStore(client, scripts).send)
+        split = make_plan(*[Check(key, make_limit(), 1) for key in far_apart(2)])
+        # when
+        for plan in (one("a"), split, one("a")):
+            with pytest.raises(StoreReplyLost, match="its reply cannot be read"):
+                await batcher.check(plan, timeout_s=T)
+        # then
+        assert server.scripts == 4
+        assert "a reply of the store cannot be read" in caplog.text
+        async with asyncio.timeout(T):
+            await batcher.close()
+        await client.close()

@@ -16,6 +16,7 @@ from ratelimitd.store.scripts import Scripts
 from ratelimitd.store.single import SingleStore
 from tests.store.conftest import MakeClient
 from tests.store.plans import make_key, one
+from tests.support.odd_store import HANG_UP, LOADING, odd_store
 from tests.support.servers import Cluster, MakeServer, Server, free_port
 from tests.support.stores import check
 
@@ -348,6 +349,19 @@ async def test_loading_store_is_waited_for(
     answer = await patient.run("GET", "key1", timeout_s=20)
     # then
     assert answer == b"x" * 50
+
+
+async def test_connection_that_breaks_after_a_store_was_loading_is_a_lost_reply(
+    make_client: MakeClient, scripts: Scripts
+) -> None:
+    # given a store that ran nothing at first, and then nobody knows what
+    async with odd_store(LOADING, HANG_UP) as server:
+        store = SingleStore(make_client(f"redis://{server.address}"), scripts)
+        # when
+        with pytest.raises(StoreReplyLost, match="the connection broke"):
+            await check(store, [one("a")], timeout_s=5)
+        # then
+        assert server.scripts == 2
 
 
 async def test_error_of_a_command_keeps_its_code_and_hides_its_arguments(

@@ -2,11 +2,13 @@ import asyncio
 
 import pytest
 
-from ratelimitd.errors import StoreUnavailable
+from ratelimitd.errors import StoreReplyLost, StoreUnavailable
+from ratelimitd.store.batcher import Batcher
 from ratelimitd.store.scripts import Scripts
 from ratelimitd.store.single import MAX_KEYS, SingleStore
 from tests.store.conftest import MakeClient
 from tests.store.plans import make_key, one
+from tests.support.odd_store import ODD_REPLIES, odd_store
 from tests.support.servers import Server
 from tests.support.stores import check
 
@@ -97,3 +99,21 @@ async def test_check_refuses_a_list_that_no_script_call_could_take(
         await check(store, [one(f"k{number}") for number in range(MAX_KEYS + 1)], timeout_s=5)
     # then
     assert await check(store, [], timeout_s=5) == []
+
+
+@pytest.mark.parametrize("reply", ODD_REPLIES.values(), ids=ODD_REPLIES)
+async def test_reply_that_is_no_scripts_is_perhaps_spent_and_the_queue_goes_on(
+    make_client: MakeClient, scripts: Scripts, caplog: pytest.LogCaptureFixture, reply: bytes
+) -> None:
+    # given
+    async with odd_store(reply) as server:
+        batcher = Batcher(SingleStore(make_client(f"redis://{server.address}"), scripts).send)
+        # when
+        for _ in range(3):
+            with pytest.raises(StoreReplyLost, match="its reply cannot be read"):
+                await batcher.check(one("a"), timeout_s=5)
+        # then
+        assert server.scripts == 3
+        assert "a reply of the store cannot be read" in caplog.text
+        async with asyncio.timeout(5):
+            await batcher.close()
