@@ -49,6 +49,20 @@ async def test_secret_of_the_store_outlives_a_refresh(
     assert SECRET_TTL_S - 60 < left_s <= SECRET_TTL_S
 
 
+async def test_refresh_that_finds_the_same_secret_keeps_the_very_object(
+    store_server: Server, make_client: MakeClient
+) -> None:
+    # given, as plans are those of one secret by its identity
+    secret = HashSecret()
+    client = make_client(store_server.url)
+    await secret.refresh(client, timeout_s=5)
+    before = secret.value
+    # when
+    await secret.refresh(client, timeout_s=5)
+    # then
+    assert secret.value is before
+
+
 async def test_store_that_lost_its_secret_gets_ours_again(
     store_server: Server, make_client: MakeClient
 ) -> None:

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ratelimitd.decisions.keys import partition_of
-from ratelimitd.decisions.plan import Check, Plan, Reply
+from ratelimitd.decisions.plan import Check, CheckResult, Plan, Reply
 from ratelimitd.errors import StoreReplyLost, StoreUnavailable
 from ratelimitd.store.address import parse_address
 from ratelimitd.store.cluster import ClusterStore
@@ -109,6 +109,35 @@ def test_request_with_a_silent_part_is_perhaps_spent_and_nothing_is_given_back()
     assert isinstance(lost, StoreReplyLost)
     assert isinstance(unsent, StoreUnavailable)
     assert nothing == {}
+
+
+class Unmade:
+    """A plan that is packed, and that nobody must ask for itself."""
+
+    def __init__(self, plan: Plan) -> None:
+        packed = pack_plan(plan)
+        self.shape, self.keys = packed.shape, packed.keys
+
+    @property
+    def plan(self) -> Plan:
+        raise AssertionError("an admitted request needs no plan")
+
+
+def test_admitted_request_over_several_partitions_needs_no_plan() -> None:
+    # given
+    plan = Unmade(make_plan(*[Check(key, make_limit(5), 1) for key in KEYS]))
+    parts = split([plan])
+    assert len(parts) > 1
+    result = CheckResult(False, 0, 1, 1, 1_000, 0)
+    answers = [
+        [Reply(number, False, (result,) * len(piece.keys)) for piece in part.plans]
+        for number, part in enumerate(parts)
+    ]
+    # when
+    (reply,), give_back = merge([plan], parts, answers)
+    # then
+    assert reply == Reply(len(parts) - 1, False, (result,) * len(KEYS))
+    assert give_back == {}
 
 
 async def _decide(

@@ -6,10 +6,12 @@ from hpack.table import HeaderTable
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratelimitd.transport.h2 import huffman
 from ratelimitd.transport.h2.hpack import (
     Decoder,
     HeaderListTooLarge,
     HpackError,
+    _decode_repeated,
     encode_static,
 )
 from ratelimitd.transport.h2.hpack_static import STATIC_TABLE
@@ -269,3 +271,25 @@ def test_hpack_a_block_cut_anywhere_is_refused_or_shorter() -> None:
     assert lengths[-1] == 2
     assert lengths.count(1) == 1
     assert all(b == -1 for a, b in pairwise(lengths[:-2]) if a == -1 and b < 1)
+
+
+@pytest.mark.parametrize(
+    ("first", "remembered"),
+    [
+        pytest.param(b"\x0f\x08", 1, id="without indexing"),
+        pytest.param(b"\x1f\x08", 0, id="never indexed"),
+        pytest.param(b"\x57", 0, id="inserted"),
+    ],
+)
+def test_only_literals_that_may_be_kept_enter_the_memory_of_all_connections(
+    first: bytes, remembered: int
+) -> None:
+    # Given a token as a peer with Huffman's code sends it
+    token = b"Bearer abcdefghijklmnopqrstuvwxyz"
+    coded = huffman.encode(token)
+    _decode_repeated.cache_clear()
+
+    fields = _decode(Decoder(), first + bytes((0x80 | len(coded),)) + coded)
+
+    assert fields == [(b"authorization", token)]
+    assert _decode_repeated.cache_info().currsize == remembered
