@@ -6,6 +6,7 @@ that most take a path that another one took before.
 
 import json
 import re
+from collections.abc import Iterator
 from random import Random
 
 import pytest
@@ -109,6 +110,15 @@ def some_options(rng: Random) -> DecisionOptions:
     )
 
 
+def some_messages(rng: Random) -> Iterator[rls_pb2.RateLimitRequest]:
+    """Yield a few messages, each also at another cost: that takes the same path."""
+    for _ in range(8):
+        message = some_message(rng)
+        yield message
+        message.hits_addend = rng.choice((1, 3))
+        yield message
+
+
 def planned(
     policy: Policy, message: rls_pb2.RateLimitRequest, options: DecisionOptions
 ) -> Plan | str:
@@ -133,8 +143,7 @@ def test_planner_plans_as_the_long_way_does(seed: int) -> None:
     rng = Random(seed)
     policy, options = some_policy(rng), some_options(rng)
     planner = Planner(policy, options, SECRET, BOUNDS)
-    for _ in range(12):
-        message = some_message(rng)
+    for message in some_messages(rng):
         expected = planned(policy, message, options)
         # when
         if not isinstance(expected, Plan):
@@ -160,8 +169,7 @@ def test_common_answer_is_the_verdicts(seed: int) -> None:
     short, long = Telemetry(), Telemetry()
     for telemetry in (short, long):
         telemetry.policy_loaded(policy, now_s=0)
-    for _ in range(12):
-        message = some_message(rng)
+    for message in some_messages(rng):
         plan = planned(policy, message, options)
         if not isinstance(plan, Plan) or not plan.checks:
             continue

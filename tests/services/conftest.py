@@ -20,7 +20,7 @@ from ratelimitd.services.local_counters import LocalCounters
 from ratelimitd.services.policy_holder import PolicyHolder
 from ratelimitd.services.ratelimit import RateLimitService
 from ratelimitd.store.address import parse_address
-from ratelimitd.store.open import StoreOptions, open_store
+from ratelimitd.store.open import OpenStore, StoreOptions, open_store
 from ratelimitd.telemetry.counters import Telemetry
 from ratelimitd.telemetry.refusals import RefusalLog
 from tests.support.servers import Server, start_server
@@ -65,6 +65,7 @@ class Running:
     service: RateLimitService
     server: Server
     clock_us: list[int]
+    opened: OpenStore
     hot_path: HotPath | None = None
 
     async def ask(self, *descriptors: str, hits: int = 0, domain: str = "api") -> str:
@@ -144,6 +145,6 @@ async def start(tmp_path: Path, data_plane: str) -> AsyncIterator[Start]:
                 local=LocalCounters(1, lambda: clock_us[0]),
             )
             hot_path = HotPath(service, DEFAULT_DEADLINE_S) if data_plane == "h2" else None
-            return Running(service, server, clock_us, hot_path)
+            return Running(service, server, clock_us, opened, hot_path)
 
         yield start_service

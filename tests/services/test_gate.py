@@ -109,7 +109,7 @@ def test_many_refused_callers_are_logged_within_a_bound(caplog: pytest.LogCaptur
     assert telemetry.refused_callers["unknown"] == 2 * MAX_CALLERS
 
 
-async def test_domain_is_refused_before_anything_is_spent(start: Start) -> None:
+async def test_domain_is_refused_before_anything_is_spent_or_remembered(start: Start) -> None:
     # given callers that may not use the domain, and may
     running = await start(POLICY)
     holder = PolicyHolder(callers=callers_of("[other]"))
@@ -124,12 +124,12 @@ async def test_domain_is_refused_before_anything_is_spent(start: Start) -> None:
             await ask(hot, message, context)
         with pytest.raises(NotPermitted, match=told):
             await running.service.should_rate_limit(message, context)
-    spent = running.script_calls()
+    spent, remembered = running.script_calls(), (len(hot.plans), hot.plans.misses)
     holder.callers = callers_of("[api]")
     await ask(hot, message, context)
     await running.service.should_rate_limit(message, context)
 
     # then
-    assert spent == 0
+    assert (spent, remembered) == (0, (0, 0))
     assert running.script_calls() > 0
     assert running.service.telemetry.refused_callers["domain"] == 6

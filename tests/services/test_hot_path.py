@@ -1,15 +1,25 @@
 import asyncio
-from collections.abc import Sequence
+import gc
+import traceback
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
+from ratelimitd.app.policy_in_force import put_in_force
 from ratelimitd.errors import InvalidRequest, NotReady, StoreError
 from ratelimitd.policy.compile import compile_policy
+from ratelimitd.policy.loaded import Loaded
+from ratelimitd.policy.model import Policy
+from ratelimitd.policy.transfer import compile_to_frames, load
 from ratelimitd.services.context import CallContext
 from ratelimitd.services.gate import Peer
 from ratelimitd.services.hot_path import HotPath
 from ratelimitd.services.parse import MAX_REQUEST_BYTES
+from ratelimitd.services.plan_cache import MAX_BYTES, WHOLE_PLAN_BYTES
+from ratelimitd.services.planner import Planner
 from tests.services.conftest import (
     DEFAULT_DEADLINE_S,
     PATIENT,
@@ -24,6 +34,7 @@ domain: api
 descriptors:
   - {key: a, rate_limit: {unit: year, requests_per_unit: 2}}
   - {key: free, rate_limit: {unlimited: true}}
+  - {key: closed, rate_limit: {unit: year, requests_per_unit: 0}}
 """
 
 
@@ -33,6 +44,7 @@ class Read:
     def __init__(self) -> None:
         self.answers: list[list[int]] = []
         self.failed: list[int] = []
+        self.errors: list[Exception] = []
         self.is_answered = asyncio.Event()
         self.caller: Peer | None = None
 
@@ -42,6 +54,8 @@ class Read:
 
     def fail(self, number: int, error: Exception) -> None:
         self.failed.append(number)
+        self.errors.append(error)
+        self.is_answered.set()
 
 
 async def overall(running: Running, hot: HotPath, *descriptors: str) -> str:
@@ -110,6 +124,102 @@ async def test_new_policy_is_in_force_at_once_for_known_requests(start: Start) -
     running.service.holder.policy = compile_policy({"p.yaml": raised}).policy
     # then
     assert await overall(running, hot, "a=1") == "OK"
+
+
+@contextmanager
+def no_collections() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def loaded(requests_per_unit: int) -> Loaded:
+    text = POLICY.replace("requests_per_unit: 2", f"requests_per_unit: {requests_per_unit}")
+    return load(compile_to_frames({"p.yaml": text.encode()}))
+
+
+def held(kind: type) -> int:
+    return sum(type(one) is kind for one in gc.get_objects())
+
+
+async def test_replaced_policy_is_let_go_of_without_a_collection_also_while_nobody_asks(
+    start: Start,
+) -> None:
+    # given
+    running = await start(None)
+    service = running.service
+    hot = HotPath(service, DEFAULT_DEADLINE_S)
+    planners: list[weakref.ref[Planner | None]] = []
+    with no_collections():
+        policies = held(Policy)
+        for requests_per_unit in range(3, 8):
+            # when a policy is replaced whose plans are remembered
+            await put_in_force(loaded(requests_per_unit), service.holder, service.telemetry)
+            # then
+            assert [ref for ref in planners if ref() is not None] == []
+            assert held(Policy) == policies + 1
+            for value in ("a=1", "a=2", "closed=1"):
+                for _ in range(3):
+                    await overall(running, hot, value)
+            assert len(hot.plans) == 3
+            planners.append(weakref.ref(hot._planner))  # noqa: SLF001 - who held it
+
+
+async def test_plans_survive_a_refresh_that_finds_the_same_secret(start: Start) -> None:
+    # given
+    running = await start(POLICY)
+    hot = HotPath(running.service, DEFAULT_DEADLINE_S)
+    for _ in range(3):
+        await overall(running, hot, "a=1")
+    opened = running.opened
+    # when
+    assert await opened.hash_secret.refresh(opened.client, timeout_s=5)
+    await overall(running, hot, "a=1")
+    # then
+    assert (hot.plans.hits, hot.plans.misses) == (2, 2)
+
+
+async def test_refusals_that_come_once_do_not_push_out_what_is_remembered(start: Start) -> None:
+    # given
+    running = await start(POLICY)
+    hot = HotPath(running.service, DEFAULT_DEADLINE_S)
+    kept = [message_of(f"a=kept{number}") for number in range(20)]
+    for message in kept * 2:
+        await ask(hot, message)
+    # when more requests are refused than the room would be for
+    for start_at in range(0, MAX_BYTES // WHOLE_PLAN_BYTES, 500):
+        once = [message_of(f"closed=once{start_at + number}") for number in range(500)]
+        read = Read()
+        hot.serve([(n, PATIENT, one.SerializeToString()) for n, one in enumerate(once)], read)
+        await read.is_answered.wait()
+        assert read.errors == []
+    # then
+    assert len(hot.plans) == len(kept)
+    before = hot.plans.hits
+    for message in kept:
+        await ask(hot, message)
+    assert hot.plans.hits - before == len(kept)
+
+
+async def test_error_of_a_batch_is_told_to_each_call_and_raised_by_none(start: Start) -> None:
+    # given a store that goes away
+    running = await start(POLICY)
+    hot = HotPath(running.service, DEFAULT_DEADLINE_S)
+    await overall(running, hot, "a=warm")
+    running.server.kill()
+    read = Read()
+    body = message_of("a=1").SerializeToString()
+    # when
+    hot.serve([(number, PATIENT, body) for number in range(200)], read)
+    await read.is_answered.wait()
+    # then one error is told, and what it holds did not grow with the calls
+    assert read.failed == list(range(200))
+    (error,) = set(read.errors)
+    assert isinstance(error, StoreError)
+    assert len(list(traceback.walk_tb(error.__traceback__))) < 20
 
 
 async def test_requests_that_cannot_be_answered_say_why(start: Start) -> None:
