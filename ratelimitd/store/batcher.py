@@ -271,8 +271,13 @@ class Batcher:
                 self._tell_one(waiting, _too_late(waiting))
             elif waiting.deadline_s < next_s:
                 next_s = waiting.deadline_s
-        while queue and queue[0].take is None:
-            self._leave(queue.popleft())
+        # Also from behind somebody patient: what nobody awaits would gather there unbounded.
+        for _ in range(len(queue)):
+            waiting = queue.popleft()
+            if waiting.take is None:
+                self._leave(waiting)
+            else:
+                queue.append(waiting)
         if next_s < self._expires_at_s:
             self._expire_at(next_s, now_s)
 

@@ -158,3 +158,25 @@ async def test_plans_answered_by_their_deadline_leave_room_in_the_queue() -> Non
     store.answer()
     assert told.kinds()["later"] is Reply
     await batcher.close()
+
+
+async def test_queue_holds_nobody_who_was_answered_also_behind_somebody_patient() -> None:
+    # given a silent store, and somebody patient in front of the hasty ones
+    store, told = Store(), Told()
+    batcher = Batcher(store.send, max_queued_checks=10)
+    loop = asyncio.get_running_loop()
+    batcher.submit(PLAN, loop.time() + PATIENT_S, told.take, "in flight")
+    await asyncio.sleep(0)
+    batcher.submit(PLAN, loop.time() + PATIENT_S, told.take, "patient")
+    # when far more deadlines pass than the queue has room for
+    for at in range(0, 50, 5):
+        for number in range(at, at + 5):
+            batcher.submit(PLAN, loop.time() + 0.002, told.take, number)
+        await told.reach(at + 5)
+    # then
+    assert set(told.kinds().values()) == {StoreUnavailable}
+    assert batcher.queued_checks == len(batcher._queue) == 1  # noqa: SLF001 - what it holds
+    store.answer()
+    store.answer()
+    assert told.kinds()["patient"] is Reply
+    await batcher.close()
