@@ -9,9 +9,11 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ratelimitd.errors import StoreReplyLost, StoreUnavailable
-from ratelimitd.store.address import AddressOptions
+from ratelimitd.store.address import AddressOptions, parse_address
 from ratelimitd.store.breaker import FAILURES_TO_OPEN
 from ratelimitd.store.connection import MAX_CONNECTIONS, NodeClient
+from ratelimitd.store.dial import dial
+from ratelimitd.store.exchange import Call, Command, read, write
 from ratelimitd.store.scripts import Scripts
 from ratelimitd.store.single import SingleStore
 from tests.store.conftest import MakeClient
@@ -362,6 +364,24 @@ async def test_connection_that_breaks_after_a_store_was_loading_is_a_lost_reply(
             await check(store, [one("a")], timeout_s=5)
         # then
         assert server.scripts == 2
+
+
+async def test_connection_that_had_ended_before_was_sent_nothing() -> None:
+    # given a connection that ends after it was dialled
+    async with odd_store(LOADING) as server:
+        address = parse_address(f"redis://{server.address}")
+        link = await dial(address, address.endpoints[0])
+        link.hang_up()
+        call = Call([Command(("PING",))])
+
+        def done(replies: list[object], error: BaseException | None) -> None:
+            read(call, address.endpoints[0], replies, error)
+
+        # when
+        link.ask(write(call), 1, done)
+        # then
+        assert isinstance(call.answers[0], StoreUnavailable)
+        assert not call.is_written
 
 
 async def test_error_of_a_command_keeps_its_code_and_hides_its_arguments(
