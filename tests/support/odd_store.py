@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import chain, repeat
 
 import hiredis
@@ -29,12 +29,14 @@ class OddStore:
         self.scripts = 0
         self.port = 0
         self._replies = chain(replies, repeat(replies[-1]))
+        self._writers: set[asyncio.StreamWriter] = set()
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
         commands = hiredis.Reader()
         while data := await reader.read(65_536):
             commands.feed(data)
@@ -44,7 +46,12 @@ class OddStore:
                     writer.close()
                     return
                 writer.write(reply)
-        writer.close()
+
+    async def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
 
     def _reply(self, name: bytes) -> bytes:
         if name == b"EVALSHA":
@@ -63,4 +70,7 @@ async def odd_store(*replies: bytes) -> AsyncIterator[OddStore]:
     server = await asyncio.start_server(store.serve, "127.0.0.1", 0)
     async with server:
         store.port = server.sockets[0].getsockname()[1]
-        yield store
+        try:
+            yield store
+        finally:
+            await store.close()
