@@ -14,7 +14,7 @@ from tests.transport.h2.fuzz.search import Found, Search, shrink
 from tests.transport.h2.fuzz.sessions import captured, generated
 
 # About a minute on a machine of CI's; a glance elsewhere. `make fuzz` takes ten minutes.
-FRESH_CASES = 30_000 if os.environ.get("CI") else 500
+FRESH_CASES = 45_000 if os.environ.get("CI") else 500
 FRESH_TIMEOUT_S = 600
 
 

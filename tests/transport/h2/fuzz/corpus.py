@@ -1,4 +1,5 @@
-"""The cases that are kept in corpus/: all that ever broke a rule, and a few that show much.
+"""The cases that are kept in corpus/: all that ever broke a rule, here or in a connection that was
+broken on purpose, and a few that show much.
 
 A file's name is what the case broke, or the beginning of its digest.
 """
