@@ -33,6 +33,7 @@ from ratelimitd.transport.h2.frames import (
     HEADER_LENGTH,
     HEADERS,
     PREFACE,
+    STREAM_MASK,
     ErrorCode,
 )
 from ratelimitd.transport.h2.headers import Head
@@ -202,7 +203,12 @@ class Connection(Dispatch):
             if stop > end:
                 break
             position = stop
-            if kind == HEADERS and flags == END_HEADERS and stream_id == self._expected:
+            # Behind the largest stream none is expected, and the reserved bit is not part of one.
+            if (
+                kind == HEADERS
+                and flags == END_HEADERS
+                and stream_id == self._expected <= STREAM_MASK
+            ):
                 block = data[start:stop]
                 head = blocks.get(block)
                 if head is None:

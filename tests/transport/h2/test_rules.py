@@ -247,6 +247,22 @@ def test_reserved_bit_of_a_stream_id_is_ignored() -> None:
     assert len(connect().receive(bytes(sent))) == 1
 
 
+def test_largest_stream_is_the_last_one() -> None:
+    # Given an open request, and a call on the largest stream
+    connection = connect()
+    connection.receive(headers(1) + data(1, message(b"x"), 0))
+    assert [each[0] for each in connection.receive(call(2**31 - 1))] == [2**31 - 1]
+
+    # When the first one is used with the reserved bit, which makes it the number behind the last
+    calls = connection.receive(headers(2**31 + 1, ((b"x-check", b"1"),), 5))
+
+    # Then it is still the first one, and no other begins
+    assert [each[0] for each in calls] == [1]
+    connection.take_output()
+    assert connection.receive(headers(2**31 + 1)) == []
+    assert peer.goaways(connection.take_output()) == [(2**31 - 1, ErrorCode.STREAM_CLOSED)]
+
+
 def test_continuation_completes_a_block() -> None:
     block = headers(1)[9:]
     sent = frames.frame(1, 0, 1, block[:5]) + frames.frame(9, 0, 1, block[5:6])
