@@ -24,22 +24,22 @@ check: format-check lint types imports lua-check spelling ## format, lint, types
 fmt: $(VENV)/.dev ## format the code
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix-only --quiet .
 
-format-check: $(VENV)/.dev
+format-check: $(VENV)/.dev ## whether the code is formatted
 	$(BIN)/ruff format --check .
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.dev ## ruff
 	$(BIN)/ruff check .
 
-types: $(VENV)/.dev
+types: $(VENV)/.dev ## mypy
 	$(BIN)/mypy
 
-imports: $(VENV)/.dev
+imports: $(VENV)/.dev ## import contracts
 	$(BIN)/lint-imports
 
 lua-check: $(VENV)/.dev ## luacheck over the expanded scripts
 	$(BIN)/python -m tests.lua.luacheck
 
-spelling: $(VENV)/.dev
+spelling: $(VENV)/.dev ## codespell
 	$(BIN)/codespell
 
 bench: $(VENV)/.dev ## measure; writes bench/RESULTS.md

@@ -35,6 +35,11 @@ class BatchedStore:
         return secret.value if secret.is_known else None
 
     @property
+    def problem(self) -> str:
+        """Why the secret is not known; empty if nobody asked the store yet."""
+        return self._opened.hash_secret.problem
+
+    @property
     def queued_checks(self) -> int:
         """How many checks wait for their batch."""
         return self._opened.batcher.queued_checks

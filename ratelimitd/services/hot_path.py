@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
-from ratelimitd.errors import StoreError, StoreUnavailable
+from ratelimitd.errors import StoreError
 from ratelimitd.services.context import CallContext
 from ratelimitd.services.encode import encode_response
 from ratelimitd.services.gate import Peer
@@ -21,7 +21,6 @@ from ratelimitd.services.planner import Planner
 from ratelimitd.services.ratelimit import (
     ANSWER_MARGIN_S,
     METHOD,
-    NOT_REACHED,
     RateLimitService,
 )
 from ratelimitd.services.ready_plan import ReadyPlan
@@ -120,7 +119,7 @@ class HotPath:
                         done.append((number, encode_response(verdict)))
                         continue
                 if not is_known:
-                    self._conclude(ticket, StoreUnavailable(NOT_REACHED), done)
+                    self._conclude(ticket, service.not_usable(), done)
                     continue
                 timeout_s = head.timeout_s
                 deadline_s = default_s if timeout_s is None else now_s + timeout_s - ANSWER_MARGIN_S

@@ -6,12 +6,11 @@ from ratelimitd._proto.ratelimitd.inspect.v1 import inspect_pb2
 from ratelimitd.decisions.fold import fold
 from ratelimitd.decisions.planning import short_fingerprint
 from ratelimitd.decisions.request import Descriptor
-from ratelimitd.errors import StoreUnavailable
 from ratelimitd.policy.explain import Explanation, explain
 from ratelimitd.policy.model import Domain
 from ratelimitd.services.context import CallContext
 from ratelimitd.services.convert import from_rls_request, to_rls_response
-from ratelimitd.services.ratelimit import NOT_REACHED, RateLimitService, answer_within_s
+from ratelimitd.services.ratelimit import RateLimitService, answer_within_s
 
 
 @dataclass(slots=True)
@@ -29,7 +28,7 @@ class InspectService:
             verdict = fold(plan, None, self.ratelimit.options)
         else:
             if self.ratelimit.store.hash_secret is None:
-                raise StoreUnavailable(NOT_REACHED)
+                raise self.ratelimit.not_usable()
             (reply,) = await self.ratelimit.store.peek([plan], timeout_s=answer_within_s(context))
             verdict = fold(plan, reply, self.ratelimit.options)
         return inspect_pb2.PeekResponse(response=to_rls_response(verdict))

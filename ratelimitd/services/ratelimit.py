@@ -40,7 +40,7 @@ DEFAULT_DEADLINE_S = 0.5
 
 METHOD = "envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
 
-NOT_REACHED = "store: not reached since the start"
+NOT_USABLE = "store: not usable since the start"
 
 _REFUSALS = frozenset(
     {RuleOutcome.REFUSED, RuleOutcome.FAILED_CLOSED, RuleOutcome.FAILED_LOCAL_REFUSED}
@@ -126,8 +126,13 @@ class RateLimitService:
 
     async def _ask(self, plan: Plan, context: CallContext) -> Reply:
         if self.store.hash_secret is None:
-            raise StoreUnavailable(NOT_REACHED)
+            raise self.not_usable()
         return await self.store.check(plan, timeout_s=answer_within_s(context))
+
+    def not_usable(self) -> StoreUnavailable:
+        """Return why nothing is asked of the store: its secret is not known."""
+        problem = self.store.problem
+        return StoreUnavailable(f"{NOT_USABLE}: {problem}" if problem else NOT_USABLE)
 
     def _conclude(self, verdict: Verdict, context: CallContext) -> Verdict:
         """Count a verdict, and log a refusal."""

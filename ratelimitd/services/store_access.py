@@ -16,6 +16,11 @@ class StoreAccess(Protocol):
         """The secret that all daemons of the store share; None until the store was reached."""
         ...
 
+    @property
+    def problem(self) -> str:
+        """Why the secret is not known; empty if nobody asked the store yet."""
+        ...
+
     async def check(self, plan: Plan, *, timeout_s: float) -> Reply:
         """Decide and charge one plan, together with whatever else arrives meanwhile."""
         ...

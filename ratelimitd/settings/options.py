@@ -4,6 +4,7 @@ A flag `--grpc-tls-cert` has the variable RATELIMITD_GRPC_TLS_CERT. The command 
 and the tests read this table, so that none of them can forget one.
 """
 
+from functools import partial
 from pathlib import Path
 
 from ratelimitd.settings import values
@@ -15,6 +16,7 @@ from ratelimitd.transport.listen import ListenAddress, TcpAddress
 LISTENING, POLICY_PANEL, STORE_PANEL = "Listening", "Policy", "Store"
 TLS, ANSWERS, RUNNING = "TLS of the gRPC port", "Answers", "Running"
 HOUR_US = 3_600_000_000
+MIB = 1024 * 1024
 EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - a rate-limit service is there to be reached
 
 
@@ -53,11 +55,11 @@ def _number(name: str, text: str) -> Option[int]:
     )
 
 
-def _bytes(name: str, text: str, default: int) -> Option[int]:
+def _bytes(name: str, text: str, default: int, least: int = 0) -> Option[int]:
     return Option(
         name=name,
         help=text,
-        parse=values.parse_count,
+        parse=partial(values.parse_count, minimum=least),
         default=default,
         metavar="BYTES",
         panel=STORE_PANEL,
@@ -145,7 +147,11 @@ DENY_CACHE_BYTES = _bytes(
     "deny-cache-bytes", "Memory for answers that are known to be refusals; 0 is off.", 0
 )
 EMBEDDED_MEMORY_BYTES = _bytes(
-    "embedded-memory-bytes", "Memory of the embedded store; then it forgets.", 512 * 1024 * 1024
+    "embedded-memory-bytes",
+    "Memory of the embedded store; then it forgets.",
+    512 * MIB,
+    # With less its own tables leave no room for counters.
+    least=8 * MIB,
 )
 DATA_DIR = Option[Path](
     name="data-dir",

@@ -14,7 +14,7 @@ import ssl
 
 from ratelimitd.errors import StoreError, StoreReplyLost, StoreUnavailable
 from ratelimitd.store.address import Endpoint
-from ratelimitd.store.link import ConnectionLost, ErrorReply, NotWritten
+from ratelimitd.store.link import ConnectionLost, ErrorReply, NotRedis, NotWritten
 
 
 class Redirected(StoreUnavailable):
@@ -53,6 +53,7 @@ _NOT_RUN = {
     "NOCLUSTER": "it is no Cluster; use redis:// (or rediss://)",
     "DBINDEX": "it has no such database; check the number in the store URL",
 }
+_NOT_REDIS = "what answers there is no Redis or Valkey; check host and port"
 _CODE = re.compile(r"[A-Z][A-Z_]{1,20}")
 _KNOWN_TEXTS = {
     "max number of clients": "MAXCLIENTS",
@@ -96,6 +97,8 @@ def from_broken_connection(error: BaseException, endpoint: Endpoint) -> StoreErr
     """Return what it means that a connection broke after a command was written to it."""
     if isinstance(error, NotWritten):
         return StoreUnavailable(f"store {endpoint}: the connection was closed")
+    if isinstance(error, NotRedis):
+        return StoreReplyLost(f"store {endpoint}: {_NOT_REDIS}")
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLError):
             # A server refuses our certificate only after our side of the handshake is done.
@@ -127,6 +130,8 @@ def _dial_cause(cause: BaseException, endpoint: Endpoint) -> StoreUnavailable | 
             problem = f"cannot look up its host: {cause.strerror}"
         case UnicodeError():
             problem = "cannot look up its host: not a host name"
+        case NotRedis():
+            problem = _NOT_REDIS
         case ConnectionLost():
             pass
         case OSError():

@@ -68,6 +68,8 @@ class HashSecret:
         """A `given` secret is the operator's and final."""
         self.value = given or secrets.token_bytes(SECRET_BYTES)
         self.is_known = given is not None
+        # Why it is not known, as of the last try; empty if nobody tried.
+        self.problem = ""
         self._is_given = given is not None
 
     async def refresh(self, client: Commands, *, timeout_s: float) -> bool:
@@ -76,8 +78,10 @@ class HashSecret:
             return True
         try:
             kept = await load_hash_secret(client, self.value, timeout_s=timeout_s)
-        except StoreError:
+        except StoreError as error:
+            self.problem = str(error)
             return False
+        self.problem = ""
         self.is_known = True
         # The same object as long as it is the same secret: plans belong to it.
         if kept != self.value:

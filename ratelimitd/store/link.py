@@ -26,6 +26,10 @@ class ConnectionLost(ConnectionError):  # noqa: N818 - reads as what is the case
     """The connection ended without an error of the system's."""
 
 
+class NotRedis(ConnectionLost):
+    """What came is no reply of a Redis or Valkey server."""
+
+
 class NotWritten(ConnectionLost):
     """The connection had ended before: nothing was written."""
 
@@ -105,8 +109,8 @@ class StoreLink(asyncio.Protocol):
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not False:
                 replies.append(reply)
-        except hiredis.ProtocolError as error:
-            self._fail(error)
+        except hiredis.ProtocolError:
+            self._fail(NotRedis())
             return
         if self._done is None or len(replies) > self._missing:
             self._fail(ConnectionLost())

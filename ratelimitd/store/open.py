@@ -187,12 +187,18 @@ class OpenStore:
 
     async def _maintain(self) -> None:
         """Learn the store's hash secret soon, then keep it alive."""
+        told = ""
         while True:
             is_known = False
             try:
                 is_known = await self.hash_secret.refresh(self.client, timeout_s=self._timeout_s)
             except Exception as error:  # noqa: BLE001 - the secret expires if nobody goes on
                 self._defects.record(error, "the store's hash secret cannot be kept")
+            problem = self.hash_secret.problem
+            is_news = problem and problem != told and not self.is_breaker_open
+            if is_news and not self.hash_secret.is_known:
+                _log.warning("the store cannot be used yet: %s", problem)
+                told = problem
             await asyncio.sleep(REFRESH_INTERVAL_S if is_known else FIRST_SECRET_INTERVAL_S)
 
 

@@ -77,10 +77,9 @@ def check_pair(certificate: Path, key: Path) -> None:
     try:
         context.load_cert_chain(certificate, key, password=_refuse_password)
     except (ssl.SSLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
         raise ConfigError(
             f"TLS: {certificate} and {key} are not a certificate and its unencrypted key in PEM: "
-            f"{reason}"
+            f"{_told(error)}"
         ) from error
 
 
@@ -90,8 +89,7 @@ def read_authority(path: Path) -> bytes:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(path)
     except (ssl.SSLError, OSError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise ConfigError(f"TLS: {path} holds no certificates in PEM: {reason}") from error
+        raise ConfigError(f"TLS: {path} holds no certificates in PEM: {_told(error)}") from error
     return pem
 
 
@@ -105,3 +103,10 @@ def read(path: Path) -> bytes:
 
 def _refuse_password() -> str:
     raise ValueError("the key is encrypted")
+
+
+def _told(error: BaseException) -> str:
+    """Return what a file's error says, without the place in the library's source."""
+    if not isinstance(error, ssl.SSLError):
+        return str(error)
+    return (error.reason or "nothing in it can be read").replace("_", " ").lower()

@@ -409,6 +409,21 @@ async def test_store_with_too_many_clients_says_so(
         await make_client(server.url).run("PING", timeout_s=5)
 
 
+async def test_port_of_something_else_is_said(make_client: MakeClient) -> None:
+    # given a server that speaks HTTP to whatever it is sent
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    client = make_client(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    # when / then
+    with pytest.raises(StoreUnavailable, match="no Redis or Valkey; check host and port"):
+        await client.run("PING", timeout_s=5)
+    server.close()
+    await server.wait_closed()
+
+
 async def test_closed_client_refuses(redis7: Server, make_client: MakeClient) -> None:
     # given
     client = make_client(redis7.url)

@@ -62,7 +62,12 @@ FLAGS: dict[str, tuple[str, Read, object, str | None]] = {
     "healthy-with-store": ("true", lambda s: s.store.is_health, True, "yes"),
     "key-prefix": ("p", lambda s: s.decisions.key_prefix, "p", None),
     "hash-secret-file": ("/s", lambda s: s.store.hash_secret_file, Path("/s"), ""),
-    "embedded-memory-bytes": ("9", lambda s: s.store.embedded_memory_bytes, 9, "1GB"),
+    "embedded-memory-bytes": (
+        "9000000",
+        lambda s: s.store.embedded_memory_bytes,
+        9_000_000,
+        "8388607",
+    ),
     "deny-cache-bytes": ("4096", lambda s: s.store.deny_cache_bytes, 4096, "-1"),
     "shadow-mode": ("true", lambda s: s.decisions.is_shadow_mode, True, "yes"),
     "quota-mode": ("true", lambda s: s.decisions.is_quota_mode, True, "yes"),
