@@ -270,7 +270,9 @@ class Supervisor:
         self._telemetry.worker_restarts += 1
         _log.error(
             "worker ended, starting another",
-            extra=fields(worker=child.slot, pid=child.process.pid, code=code, restart_in_s=backoff_s),
+            extra=fields(
+                worker=child.slot, pid=child.process.pid, code=code, restart_in_s=backoff_s
+            ),
         )
         while True:
             await asyncio.sleep(backoff_s)

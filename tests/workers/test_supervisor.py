@@ -95,7 +95,7 @@ async def test_worker_that_keeps_ending_is_started_ever_later(
         assert (await client.ask())["slot"] == 1
 
     told = [record for record in caplog.records if "starting another" in record.message]
-    assert [record.__dict__["fields"]["after_s"] for record in told] == [0.0, 0.1, 0.2]
+    assert [record.__dict__["fields"]["restart_in_s"] for record in told] == [0.0, 0.1, 0.2]
 
 
 async def test_worker_that_is_terminated_finishes_first(run: Run) -> None:
