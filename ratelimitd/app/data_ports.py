@@ -34,10 +34,7 @@ class _GrpcioPorts:
         self._ports = ports
         self._server: GrpcServer | None = None
 
-    async def open_http(self, stack: AsyncExitStack) -> ListenAddress:
-        return await _open_http(self._listen, self._ports.pages, stack)
-
-    async def open_grpc(self, stack: AsyncExitStack) -> ListenAddress:
+    async def open(self, stack: AsyncExitStack) -> tuple[ListenAddress, ListenAddress]:
         listen = self._listen
         port = GrpcPort(
             address=listen.grpc,
@@ -55,10 +52,10 @@ class _GrpcioPorts:
         )
         stack.push_async_callback(server.stop, 0)
         self._server = server
-        return server.address
+        return server.address, await _open_http(listen, self._ports.pages, stack)
 
     async def drain(self) -> None:
-        assert self._server is not None, "open_grpc comes first"
+        assert self._server is not None, "open comes first"
         await self._server.stop(self._listen.drain_grace_s)
 
     def measure(self) -> None:
@@ -77,11 +74,8 @@ class _H2Ports:
         self._tls: ServerTls | None = None
         self._server: Server | None = None
 
-    async def open_http(self, stack: AsyncExitStack) -> ListenAddress:
+    async def open(self, stack: AsyncExitStack) -> tuple[ListenAddress, ListenAddress]:
         self._tls = server_tls(self._settings.listen)
-        return await _open_http(self._settings.listen, self._pages, stack)
-
-    async def open_grpc(self, stack: AsyncExitStack) -> ListenAddress:
         address = self._settings.listen.grpc
         sock = sockets.bind(address, "--grpc")
         stack.callback(sockets.SocketFile(address).remove)
@@ -90,10 +84,10 @@ class _H2Ports:
         stack.push_async_callback(server.stop, 0)
         await server.listen(sock, self._tls.context if self._tls else None)
         self._server = server
-        return bound
+        return bound, await _open_http(self._settings.listen, self._pages, stack)
 
     async def drain(self) -> None:
-        assert self._server is not None, "open_grpc comes first"
+        assert self._server is not None, "open comes first"
         await self._server.stop(self._settings.listen.drain_grace_s)
 
     def measure(self) -> None:

@@ -54,12 +54,11 @@ class Ports:
 class DataPorts(Protocol):
     """The two ports that gateways and services call, whoever serves them."""
 
-    async def open_http(self, stack: AsyncExitStack) -> ListenAddress:
-        """Open the HTTP port; ConfigError if that cannot be."""
-        ...
+    async def open(self, stack: AsyncExitStack) -> tuple[ListenAddress, ListenAddress]:
+        """Open the gRPC port and the HTTP port; ConfigError if that cannot be.
 
-    async def open_grpc(self, stack: AsyncExitStack) -> ListenAddress:
-        """Open the gRPC port; ConfigError if that cannot be."""
+        /healthz is on the HTTP port, so it answers nobody before the gRPC port does.
+        """
         ...
 
     async def drain(self) -> None:
@@ -78,7 +77,6 @@ async def open_ports(
 
     Raises ConfigError for the first that cannot be opened.
     """
-    http = await data.open_http(stack)
     metrics = None
     if listen.metrics is not None:
         app = metrics_app(listen.metrics_path, ports.pages.metrics)
@@ -91,7 +89,7 @@ async def open_ports(
         add_servicers=lambda server: _add_admin(server, ports.reporter),
     )
     stack.push_async_callback(admin.stop, 0)
-    grpc_address = await data.open_grpc(stack)
+    grpc_address, http = await data.open(stack)
     addresses = Addresses(
         grpc=grpc_address,
         http=http,

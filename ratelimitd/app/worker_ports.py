@@ -30,19 +30,13 @@ class WorkerPorts:
         self._engine = engine
         self._policies = policies
         self._directory = directory
-        self._http: socket.socket | None = None
         self._supervisor: Supervisor | None = None
 
-    async def open_http(self, stack: AsyncExitStack) -> ListenAddress:
-        """Bind the HTTP port; its connections are accepted once the workers are ready."""
-        server_tls(self._settings.listen)  # what is wrong with its files is said before the start
-        self._http, address = _bind(self._settings.listen.http, "--http", stack)
-        return address
-
-    async def open_grpc(self, stack: AsyncExitStack) -> ListenAddress:
-        """Bind the gRPC port, start the workers, and wait until they are ready."""
-        assert self._http is not None, "open_http comes first"
+    async def open(self, stack: AsyncExitStack) -> tuple[ListenAddress, ListenAddress]:
+        """Bind both ports, start the workers, and wait until they are ready to get connections."""
         settings = self._settings
+        server_tls(settings.listen)  # what is wrong with its files is said before the start
+        http, http_address = _bind(settings.listen.http, "--http", stack)
         sock, address = _bind(settings.listen.grpc, "--grpc", stack)
         supervisor = Supervisor(
             WorkerOptions(
@@ -52,14 +46,14 @@ class WorkerPorts:
                 directory=self._directory,
                 grace_s=settings.listen.drain_grace_s,
             ),
-            {Listener.GRPC: sock, Listener.HTTP: self._http},
+            {Listener.GRPC: sock, Listener.HTTP: http},
             self._engine.telemetry,
         )
         self._supervisor = supervisor
         stack.push_async_callback(supervisor.stop)
         await self.tell_policy()
         await supervisor.start()
-        return address
+        return address, http_address
 
     async def tell_policy(self) -> None:
         """Let the workers serve the policy in force, and show what is wrong with a newer one."""
@@ -70,7 +64,7 @@ class WorkerPorts:
 
     async def drain(self) -> None:
         """Let all workers finish and end."""
-        assert self._supervisor is not None, "open_grpc comes first"
+        assert self._supervisor is not None, "open comes first"
         await self._supervisor.stop()
 
     def measure(self) -> None:

@@ -44,6 +44,11 @@ class Breaker:
         self._defects = DefectLog(_log)
         self._probing: asyncio.Task[None] | None = None
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether the last call had no answer: no connection, or no reply in time."""
+        return self._failures > 0
+
     def check(self) -> None:
         """Raise StoreUnavailable with the last failure while open."""
         if self.is_open:

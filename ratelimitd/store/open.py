@@ -195,8 +195,9 @@ class OpenStore:
             except Exception as error:  # noqa: BLE001 - the secret expires if nobody goes on
                 self._defects.record(error, "the store's hash secret cannot be kept")
             problem = self.hash_secret.problem
-            is_news = problem and problem != told and not self.is_breaker_open
-            if is_news and not self.hash_secret.is_known:
+            # A store that is silent is told of by who watches it; this one answers, and says no.
+            is_silent = any(client.breaker.is_silent for client in self._clients())
+            if problem and problem != told and not is_silent and not self.hash_secret.is_known:
                 _log.warning("the store cannot be used yet: %s", problem)
                 told = problem
             await asyncio.sleep(REFRESH_INTERVAL_S if is_known else FIRST_SECRET_INTERVAL_S)
