@@ -30,6 +30,9 @@ MAX_CONNECTIONS = 8
 # A server that loads its data answers quickly that it does; asking more often helps nobody.
 LOADING_PAUSE_S = 0.02
 
+# How soon it is looked again at a reply that is there and was not read yet.
+WATCH_STEP_S = 0.005
+
 Answers = Sequence[object | StoreError]
 OnAnswers = Callable[[Answers], None]
 
@@ -194,14 +197,15 @@ class NodeClient:
         self._watching = None
         now_s = asyncio.get_running_loop().time()
         for link, (call, until_s) in list(self._sent.items()):
-            if until_s <= now_s:
+            # Where it was us who were held up, the reply is there and will be read now.
+            if until_s <= now_s and not link.has_arrivals:
                 call.silence = self._silence(call, self._store_timeout_s)
                 self.breaker.record_failure(call.silence)
                 call.fill(call.silence)
                 link.hang_up()
         if self._sent:
             first_s = min(until_s for _, until_s in self._sent.values())
-            self._watch(max(0.0, first_s - now_s))
+            self._watch(max(WATCH_STEP_S, first_s - now_s))
 
     async def _run_one(self, command: Command, *, timeout_s: float) -> object:
         (answer,) = await self.run_all([command], timeout_s=timeout_s)

@@ -56,6 +56,11 @@ class StoreLink(asyncio.Protocol):
         """
         return self._lost is None and self._done is None and not self._poll.poll(0)
 
+    @property
+    def has_arrivals(self) -> bool:
+        """Whether something came that the loop has not read yet."""
+        return bool(self._lost is None and self._poll.poll(0))
+
     def ask(self, data: bytes, count: int, done: Done) -> None:
         """Write `data` and collect `count` replies for `done`; it may be told at once."""
         assert self._done is None, "one exchange at a time"

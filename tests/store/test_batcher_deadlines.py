@@ -9,10 +9,14 @@ import uvloop
 
 from ratelimitd.decisions.plan import Reply
 from ratelimitd.errors import StoreError, StoreOverloaded, StoreUnavailable
+from ratelimitd.store.address import parse_address
 from ratelimitd.store.batcher import Batcher, Waiting
+from ratelimitd.store.connection import Answers, NodeClient
+from ratelimitd.store.exchange import Command
 from ratelimitd.store.port import Answer, OnReplies
 from ratelimitd.store.wire import PackedPlan, pack_plan
 from tests.store.plans import one
+from tests.support.servers import Server
 
 PLAN = pack_plan(one("a"))
 PATIENT_S = 30.0
@@ -173,3 +177,27 @@ async def test_queue_holds_nobody_who_was_answered_also_behind_somebody_patient(
     store.answer()
     assert told.kinds()["patient"] is Reply
     await batcher.close()
+
+
+def test_reply_that_waits_while_we_are_held_up_is_no_silence(valkey9: Server) -> None:
+    async def scenario() -> None:
+        # given a connection that is ready
+        address = parse_address(valkey9.url)
+        client = NodeClient(address, address.endpoints[0], store_timeout_s=0.05)
+        await client.run("PING", timeout_s=5)
+        told: asyncio.Future[Answers] = asyncio.get_running_loop().create_future()
+
+        def hold_up(_: Answers) -> None:
+            """Send once more, and let the loop come back long after the store has answered."""
+            client.send([Command(("PING",))], told.set_result)
+            time.sleep(0.2)
+
+        # when that happens while the loop reads, so that its timers come before it reads again
+        client.send([Command(("PING",))], hold_up)
+        answers = await asyncio.wait_for(told, PATIENT_S)
+        # then
+        assert answers == [b"PONG"]
+        assert not client.breaker.is_silent
+        await client.close()
+
+    run_on_uvloop(scenario())
