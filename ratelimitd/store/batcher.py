@@ -56,12 +56,6 @@ class Waiting:
         self.is_queued = False
         self.is_sent = False
 
-    def answer(self, answer: Answer) -> None:
-        """Tell the caller, once."""
-        take, self.take = self.take, None
-        if take is not None:
-            take((self,), (answer,))
-
 
 class Batcher:
     """Turns single plans into batches for `send`, which tells an answer for each plan."""
@@ -130,19 +124,19 @@ class Batcher:
         size = len(plan.keys)
         assert size, "a plan without checks needs no store"
         if self._is_closed:
-            waiting.answer(StoreUnavailable("store queue: shutting down"))
+            self._tell_one(waiting, StoreUnavailable("store queue: shutting down"))
             return waiting
         if self._queue and self._queued_checks + size > self._max_queued_checks:
             if self._on_full is not None:
                 self._on_full()
-            waiting.answer(
-                StoreOverloaded("store queue: full; the store is slower than its callers")
-            )
+            full = StoreOverloaded("store queue: full; the store is slower than its callers")
+            self._tell_one(waiting, full)
             return waiting
         if deadline_s < self._expires_at_s:
             now_s = self._loop.time()
             if deadline_s <= now_s + EXPIRY_STEP_S / 2:
-                waiting.answer(StoreUnavailable("store queue: the deadline has passed"))
+                passed = StoreUnavailable("store queue: the deadline has passed")
+                self._tell_one(waiting, passed)
                 return waiting
             self._expire_at(deadline_s, now_s)
         waiting.is_queued = True
@@ -160,7 +154,7 @@ class Batcher:
         while self._queue:
             waiting = self._queue.popleft()
             self._leave(waiting)
-            waiting.answer(StoreUnavailable("store queue: shutting down"))
+            self._tell_one(waiting, StoreUnavailable("store queue: shutting down"))
         await self._idle.wait()
         if self._expiry is not None:
             self._expiry.cancel()
@@ -241,6 +235,7 @@ class Batcher:
             self._defects.record(error, "the answers of a batch could not be told")
 
     def _tell_one(self, waiting: Waiting, answer: Answer) -> None:
+        """Tell one caller, once."""
         take, waiting.take = waiting.take, None
         if take is not None:
             self._tell(take, (waiting,), (answer,))

@@ -54,7 +54,7 @@ class StoreLink(asyncio.Protocol):
 
         The loop may not have read yet that the peer closed, so the socket itself is looked at.
         """
-        return self._lost is None and self._done is None and not self._poll.poll(0)
+        return self._lost is None and self._done is None and not self.has_arrivals
 
     @property
     def has_arrivals(self) -> bool:

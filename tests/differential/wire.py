@@ -8,7 +8,6 @@ The outcome of a stream is one of:
 """
 
 import socket
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -23,6 +22,7 @@ from ratelimitd._proto.envoy.service.ratelimit.v3.rls_pb2 import RateLimitRespon
 from ratelimitd.transport.h2 import frames
 from ratelimitd.transport.h2.frames import ErrorCode
 from ratelimitd.transport.h2.hpack import encode_static
+from tests.transport.h2 import peer
 
 Fields = Sequence[tuple[bytes, bytes]]
 
@@ -186,19 +186,12 @@ class Wire:
 
 def changed(fields: Fields = CALL, **changes: bytes | None) -> list[tuple[bytes, bytes]]:
     """Return `fields` with some replaced, added or (None) left out; _ stands for - in names."""
-    wanted = {name.replace("_", "-").encode(): value for name, value in changes.items()}
-    out = []
-    for name, value in fields:
-        replacement = wanted.pop(name.lstrip(b":"), value)
-        if replacement is not None:
-            out.append((name, replacement))
-    out.extend((name, value) for name, value in wanted.items() if value is not None)
-    return out
+    return peer.changed(fields, **changes)
 
 
 def message(body: bytes, flag: int = 0) -> bytes:
     """Return a gRPC message."""
-    return struct.pack(">BI", flag, len(body)) + body
+    return peer.message(body, flag)
 
 
 def headers(stream_id: int, fields: Fields = CALL, flags: int = frames.END_HEADERS) -> bytes:
