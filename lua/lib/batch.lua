@@ -14,7 +14,7 @@
   Replies, four values:
     now_us, unreadable counters,
     for each request: B is_refused
-    for each check: B is_over, i8 used_before, used_after, used_final, reset_us, retry_after_us ]]
+    for each check: B is_over, i8 used_before, used_after, used_final, reset_us, retry_after_us, B is_overflowed ]]
 local batch = {}
 
 local CHECK_AT, CHECK_LENGTH = 6, 25
@@ -154,13 +154,14 @@ function batch.decide(request, counters, first, reply)
   for i = 1, #checks do
     local check, counter = checks[i], own[i]
     told[#told + 1] = pack_bytes(
-      ">Bi8i8i8i8i8",
+      ">Bi8i8i8i8i8B",
       over[i] and 1 or 0,
       before[i],
       after[i],
       counter.used,
       counter.window.reset_us,
-      fixed_window.retry_after_us(over[i], check.limit, check.cost, counter.window)
+      fixed_window.retry_after_us(over[i], check.limit, check.cost, counter.window),
+      0
     )
   end
 end

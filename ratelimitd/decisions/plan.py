@@ -22,23 +22,55 @@ class Outcome(StrEnum):
     NO_MATCH = "no_match"
     NO_MATCH_DENIED = "no_match_denied"
     REPLACED = "replaced"
+    BLOCKED = "blocked"
     UNLIMITED = "unlimited"
 
 
+class Births(NamedTuple):
+    """How many counters of one limit may be new in a second, and where the others count.
+
+    `key` counts the new ones, `overflow_key` is the counter of all values beyond `per_second`.
+    """
+
+    key: bytes
+    overflow_key: bytes
+    per_second: int
+
+
+class Periods(NamedTuple):
+    """The borders of three calendar periods in a row, in microseconds since the Unix epoch."""
+
+    previous_us: int
+    current_us: int
+    next_us: int
+    end_us: int
+
+
 class Check(NamedTuple):
-    """One limit of one descriptor against one counter; `cost` below 0 is a refund."""
+    """One limit of one descriptor against one counter; `cost` below 0 is a refund.
+
+    `limit` has the amount that holds for this request: its tier's, or an override. `is_joined`
+    says that the check before is of the same descriptor. `slot` is, for concurrency, the 16 bytes
+    that stand for the holder, or empty without one. `periods` are those of a calendar.
+    """
 
     key: bytes
     limit: Limit
     cost: int
+    is_joined: bool = False
+    slot: bytes = b""
+    periods: Periods | None = None
+    births: Births | None = None
 
 
 class DescriptorPlan(NamedTuple):
     """What became of one descriptor.
 
-    `limit` is what matched, or None; `metric_key` is its name in metrics; `check` is an index
-    into the plan's checks, or None where the store is not asked. `entries` are the descriptor's
-    as people may see them: a secret value is its fingerprint's first 8 digits.
+    `limit` is the first that matched, or None; `metric_key` is its name in metrics; `check` is the
+    index of its first check among the plan's, or None where the store is not asked, and
+    `check_count` how many follow each other there. `entries` are the descriptor's as people may
+    see them: a secret value is its fingerprint's first 8 digits. `wait_us` is how long a blocked
+    one stays so.
     """
 
     outcome: Outcome
@@ -47,6 +79,8 @@ class DescriptorPlan(NamedTuple):
     metric_key: str = ""
     cost: int = 1
     check: int | None = None
+    check_count: int = 1
+    wait_us: int = 0
 
 
 class Plan(NamedTuple):
@@ -83,11 +117,16 @@ class CheckResult(NamedTuple):
     used_final: int
     reset_us: int
     retry_after_us: int
+    is_overflowed: bool = False
 
 
 class Reply(NamedTuple):
-    """The store's answer to one plan: one result per check, in order; `now_us` is its clock."""
+    """The store's answer to one plan: one result per check, in order; `now_us` is its clock.
+
+    `is_stale` says that nothing was decided: no period of a calendar holds the store's time.
+    """
 
     now_us: int
     is_refused: bool
     results: Sequence[CheckResult]
+    is_stale: bool = False

@@ -7,7 +7,7 @@ Rules:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
 from ratelimitd.json_value import JsonObject
@@ -44,6 +44,25 @@ class Algorithm(StrEnum):
     """How a limit counts."""
 
     FIXED_WINDOW = "fixed_window"
+    SLIDING_WINDOW = "sliding_window"
+    GCRA = "gcra"
+    CONCURRENCY = "concurrency"
+
+
+class Scope(StrEnum):
+    """Who shares a counter of a limit: one matched value, all of a tier, or everybody."""
+
+    SUBJECT = "subject"
+    TIER = "tier"
+    GLOBAL = "global"
+
+
+class HeaderStyle(StrEnum):
+    """Which response headers tell a client where it stands."""
+
+    NONE = "none"
+    UPSTREAM = "upstream"
+    IETF = "ietf"
 
 
 class FailurePolicy(StrEnum):
@@ -75,6 +94,19 @@ class Position:
         return f"{self.file}:{self.line}:{self.column}"
 
 
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """Real calendar periods in an IANA zone: `unit` is DAY, WEEK, MONTH or YEAR.
+
+    `anchor_day` is the day on which a month begins, from 1 to 31; in a shorter month its last day
+    stands in. It is 1 for the other units.
+    """
+
+    unit: Unit
+    timezone: str = "UTC"
+    anchor_day: int = 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
     """A configured rule: how much, in which window, and what happens beyond it.
@@ -82,6 +114,12 @@ class Limit:
     `rule` names the rule for metrics, logs and people: its domain, then `key` or `key_value` of
     each level, joined by dots, as the reference server prints it. `name` is what `replaces` and
     `current_limit.name` use; it may be empty and need not be unique.
+
+    `requests_per_unit` is what holds where `tiers` names nothing else. `burst` and `max_debt`, of
+    gcra, follow it where they are None: see `capacity` and `debt`. `window_us` is 0 for
+    concurrency, whose slots live `slot_ttl_us`, and the shortest period for a `calendar`.
+    `from_us` and `until_us` bound, the latter excluded, when the limit exists at all.
+    `retry_jitter` is in percent. `max_new_keys_per_second` 0 does not bound.
     """
 
     domain: str
@@ -91,7 +129,17 @@ class Limit:
     algorithm: Algorithm = Algorithm.FIXED_WINDOW
     unit: Unit = Unit.UNKNOWN
     window_us: int = 0
+    calendar: Calendar | None = None
     requests_per_unit: int = 0
+    tiers: Mapping[str, int] = field(default_factory=dict, hash=False)
+    burst: int | None = None
+    max_debt: int | None = None
+    scope: Scope = Scope.SUBJECT
+    slot: str = ""
+    slot_ttl_us: int = 0
+    from_us: int | None = None
+    until_us: int | None = None
+    max_new_keys_per_second: int = 0
     is_unlimited: bool = False
     replaces: frozenset[str] = frozenset()
     is_shadow: bool = False
@@ -100,9 +148,38 @@ class Limit:
     is_sensitive: bool = False
     on_store_failure: FailurePolicy = FailurePolicy.ERROR
     refusal_body: str = ""
+    has_problem_body: bool = False
+    retry_jitter: int = 0
     has_upstream_override: bool = True
     has_detailed_metric: bool = False
     metadata: JsonObject | None = None
+
+    @property
+    def capacity(self) -> int:
+        """How much may come at once: the burst of gcra, else the amount itself."""
+        return self.requests_per_unit if self.burst is None else self.burst
+
+    @property
+    def debt(self) -> int:
+        """How far gcra may be charged beyond its burst; one burst where nothing is said."""
+        return self.capacity if self.max_debt is None else self.max_debt
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether there are times at which the limit does not exist."""
+        return self.from_us is not None or self.until_us is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Subjects:
+    """Whose tier counts in a domain: the entry `key`; `tier` is the entry that may carry it.
+
+    The tier entry is taken out before matching; what it says is believed only if it is trusted.
+    """
+
+    key: str
+    tier: str = ""
+    trusts_tier_entry: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,14 +187,16 @@ class Node:
     """One level of the tree: the children that a further entry can reach, and this level's limit.
 
     `exact` is keyed by joined names, `key_value` or `key`, as the reference server joins them.
-    `limit` is None for a path node or a whitelist. `label` is the name as it may be printed, and
-    `metric_key` the labels from the top to here; where `needs_metric_walk`, metrics show values.
+    `limits` are decided together, all or nothing; there are none at a path node or a whitelist.
+    `has_times` says that a limit here or below exists at some times only. `label` is the name as
+    it may be printed, and `metric_key` the labels from the top to here; where
+    `needs_metric_walk`, metrics show values.
     """
 
     name: str
     rule: str
     position: Position
-    limit: Limit | None = None
+    limits: tuple[Limit, ...] = ()
     exact: Mapping[str, "Node"]
     wildcards: tuple["Wildcard", ...] = ()
     has_value: bool = False
@@ -127,6 +206,12 @@ class Node:
     label: str = ""
     metric_key: str = ""
     needs_metric_walk: bool = False
+    has_times: bool = False
+
+    @property
+    def limit(self) -> Limit | None:
+        """The first limit, which stands for all of them where one is named."""
+        return self.limits[0] if self.limits else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +227,8 @@ class Domain:
     """One domain: the root of its tree and what holds for the whole of it.
 
     `on_store_failure` and `counts_denied` are for the limits that requests bring themselves.
+    `attributes` are the keys of entries that are taken out before matching: the tier and slots.
+    `calendars` are those that its limits use. `headers` is None where the daemon decides.
     """
 
     name: str
@@ -151,6 +238,11 @@ class Domain:
     on_store_failure: FailurePolicy = FailurePolicy.ERROR
     counts_denied: bool = True
     secret_keys: frozenset[str] = DEFAULT_SECRET_KEYS
+    subjects: Subjects | None = None
+    attributes: frozenset[str] = frozenset()
+    partition_by: str = ""
+    headers: HeaderStyle | None = None
+    calendars: frozenset[Calendar] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ def _read_descriptor(
         name=name.joined,
         rule=f"{file.domain}.{below.labels}",
         position=Position(file.report.file, node.line, node.column),
-        limit=limit,
+        limits=() if limit is None else (limit,),
         exact=children.exact,
         wildcards=tuple(children.wildcards),
         has_value=name.has_value,

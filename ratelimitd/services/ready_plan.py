@@ -85,7 +85,7 @@ class Outline:
             if check is None:
                 statuses.append(head)
                 continue
-            _, before, after, final, reset_us, _ = results[check]
+            _, before, after, final, reset_us, _, _ = results[check]
             used = after if counts_denied else final
             statuses.append(encode_status(head, max(0, amount - used), whole_seconds(reset_us)))
             row = rows[check]

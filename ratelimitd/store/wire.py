@@ -21,7 +21,7 @@ _SHAPE_CHECK = Struct(">qqqB")
 _COST = Struct(">q")
 _COST_AT = 16
 # The fields of CheckResult.
-_RESULT = Struct(">?5q")
+_RESULT = Struct(">?5q?")
 
 
 class Shaped(Protocol):
@@ -144,7 +144,7 @@ def from_reply(raw: object, plans: Sequence[Shaped]) -> tuple[list[Reply], int]:
     at = 0
     for plan, is_refused in zip(plans, refused, strict=True):
         end = at + len(plan.keys)
-        replies.append(new(Reply, (now_us, is_refused == REFUSED, tuple(results[at:end]))))
+        replies.append(new(Reply, (now_us, is_refused == REFUSED, tuple(results[at:end]), False)))
         at = end
     assert at == len(results), "a reply answers exactly the checks that were asked"
     return replies, unreadable

@@ -21,7 +21,7 @@ def policy(*names: str, domain: str = "api", revision: str = "00ff") -> Policy:
             name=name,
             rule=name,
             position=POSITION,
-            limit=limit(name, domain=domain),
+            limits=(limit(name, domain=domain),),
             exact={},
             metric_key=name,
         )

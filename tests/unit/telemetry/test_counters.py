@@ -253,7 +253,7 @@ def test_limits_are_found_at_every_level_and_once() -> None:
         rule="api.path_*",
         position=POSITION,
         exact={"child": inner},
-        limit=limit("path_*"),
+        limits=(limit("path_*"),),
         metric_key="path_*",
     )
     root = Node(
