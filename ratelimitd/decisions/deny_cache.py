@@ -6,6 +6,8 @@ Rules:
 - It lives until the limit may admit again, counted from before the batch was sent, and at most
   MAX_AGE_US: after a refund or a raise made elsewhere it may refuse that much longer. It never
   admits.
+- It is filled by fixed windows, and by other limits that do not count denied hits; never by
+  concurrency.
 - The store is skipped only if every check of a request is refused here, so no charge is lost.
 - Bounded: the oldest entry leaves first.
 """
@@ -14,6 +16,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from ratelimitd.decisions.plan import Check, CheckResult, Plan, Reply
+from ratelimitd.policy.model import Algorithm, Limit
 
 MAX_AGE_US = 1_000_000
 
@@ -49,7 +52,7 @@ class DenyCache:
             return
         for check, result in zip(plan.checks, reply.results, strict=True):
             limit = check.limit
-            if limit.is_shadow or limit.is_quota or not _refuses_alone(check, result):
+            if not _may_be_kept(limit, result) or not _refuses_alone(check, result):
                 continue
             wait_us = result.retry_after_us if result.retry_after_us > 0 else result.reset_us
             self._entries.pop(check.key, None)
@@ -90,12 +93,24 @@ class DenyCache:
         return Reply(now_us, is_refused=True, results=tuple(results))
 
 
+def _may_be_kept(limit: Limit, result: CheckResult) -> bool:
+    """Tell whether refusals of a limit may be repeated without the store.
+
+    A slot may come free at any time. Where a denied hit is charged and lasts, gcra and sliding
+    windows, it must not be missed; a fixed window that is over stays so to its end. A value that
+    shares the counter of newcomers may have one of its own the next time.
+    """
+    if limit.is_shadow or limit.is_quota or result.is_overflowed:
+        return False
+    if limit.algorithm is Algorithm.FIXED_WINDOW:
+        return True
+    return limit.algorithm is not Algorithm.CONCURRENCY and not limit.counts_denied
+
+
 def _refuses_alone(check: Check, result: CheckResult) -> bool:
     """Say whether a check that was over would be so again, without its request before it."""
     return (
-        result.is_over
-        and check.cost > 0
-        and result.used_final + check.cost > check.limit.requests_per_unit
+        result.is_over and check.cost > 0 and result.used_final + check.cost > check.limit.capacity
     )
 
 

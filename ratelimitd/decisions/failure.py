@@ -14,7 +14,7 @@ from typing import assert_never
 
 from ratelimitd.decisions.fold import assemble, unchecked_status
 from ratelimitd.decisions.options import DecisionOptions
-from ratelimitd.decisions.plan import Check, DescriptorPlan, Plan
+from ratelimitd.decisions.plan import Check, Plan
 from ratelimitd.decisions.refusal import is_refused
 from ratelimitd.decisions.verdict import Code, RuleCount, RuleOutcome, Status, Verdict
 from ratelimitd.policy.model import FailurePolicy, Limit
@@ -53,16 +53,21 @@ def fold_failure(plan: Plan, decide_locally: DecideLocally, options: DecisionOpt
     outcomes = _outcomes(plan, strongest, decide_locally)
     statuses: list[Status] = []
     counts: list[RuleCount] = []
-    overs: list[tuple[Limit, bool]] = []
+    overs: list[tuple[Check, bool]] = []
     for descriptor in plan.descriptors:
-        if descriptor.check is None or descriptor.limit is None:
+        first = descriptor.check
+        if first is None:
             statuses.append(unchecked_status(descriptor))
             continue
-        outcome = outcomes[descriptor.check]
-        is_over = outcome in _REFUSALS
-        overs.append((descriptor.limit, is_over))
-        statuses.append(Status(Code.OVER_LIMIT, descriptor.limit) if is_over else Status(Code.OK))
-        counts.append(_count(descriptor, descriptor.limit, outcome))
+        refusing: Limit | None = None
+        for at in range(first, first + descriptor.check_count):
+            check, outcome = plan.checks[at], outcomes[at]
+            is_over = outcome in _REFUSALS
+            overs.append((check, is_over))
+            if is_over and refusing is None:
+                refusing = check.limit
+            counts.append(_count(check, outcome))
+        statuses.append(Status(Code.OVER_LIMIT, refusing) if refusing else Status(Code.OK))
     return assemble(
         plan,
         tuple(statuses),
@@ -75,20 +80,16 @@ def fold_failure(plan: Plan, decide_locally: DecideLocally, options: DecisionOpt
 
 def failed_counts(plan: Plan) -> tuple[RuleCount, ...]:
     """Return what a request answered with an error adds to the metrics of its rules."""
-    return tuple(
-        _count(descriptor, descriptor.limit, RuleOutcome.FAILED_ERROR)
-        for descriptor in plan.descriptors
-        if descriptor.check is not None and descriptor.limit is not None
-    )
+    return tuple(_count(check, RuleOutcome.FAILED_ERROR) for check in plan.checks)
 
 
-def _count(descriptor: DescriptorPlan, limit: Limit, outcome: RuleOutcome) -> RuleCount:
+def _count(check: Check, outcome: RuleOutcome) -> RuleCount:
     """Count a decision that the store did not make; total hits go on, as the reference does."""
     return RuleCount(
-        limit=limit,
-        metric_key=descriptor.metric_key,
+        limit=check.limit,
+        metric_key=check.metric_key,
         outcome=outcome,
-        hits=max(0, descriptor.cost),
+        hits=max(0, check.cost),
     )
 
 
@@ -104,7 +105,12 @@ def _outcomes(
     passing = plan.passing_quota + sum(
         check.limit.is_quota for at, check in enumerate(plan.checks) if at not in local
     )
-    overs = decide_locally([plan.checks[at] for at in local], passing)
+    # The one before may not count locally, and then nothing is joined to it.
+    checks = [
+        plan.checks[at]._replace(is_joined=plan.checks[at].is_joined and at - 1 in local)
+        for at in local
+    ]
+    overs = decide_locally(checks, passing)
     for at, is_over in zip(local, overs, strict=True):
         outcomes[at] = (
             RuleOutcome.FAILED_LOCAL_REFUSED if is_over else RuleOutcome.FAILED_LOCAL_ALLOWED

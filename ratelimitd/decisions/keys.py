@@ -4,8 +4,8 @@
     |    |   ||  |   |              `- entry with its value
     |    |   ||  |   `- entry with a secret value: 32 hex digits of its HMAC-SHA-256
     |    |   ||  `- domain, after `prefix!` where one is set
-    |    |   |`- window in seconds
-    |    |   `- algorithm
+    |    |   |`- window in seconds; behind it `t` for a tier's counter, `g` for everybody's
+    |    |   `- algorithm; `k` with unit, day and zone for calendar periods
     |    `- partition: one of 64 hash tags, spread evenly over a Cluster's slots
     `- version of the stored shape
 
@@ -13,7 +13,10 @@ Rules:
 - Different counters never share a key: separators are escaped inside values, a shared pattern
   (`~`) never equals a value (`=`), and algorithm and window are part of the key.
 - A key holds no amount and no time: a changed number goes on with the old count.
+- A counter of a tier or of everybody has the rule's patterns (`~`) in place of values; a tier's
+  ends with the tier (`@`). What counts values beyond `max_new_keys_per_second` ends with `!`.
 - A key longer than MAX_BODY_BYTES is replaced by its BLAKE2b-128.
+- The partition is that of a hash of the key, or of the text that a domain partitions by.
 """
 
 import hashlib
@@ -25,7 +28,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from ratelimitd.policy.model import Algorithm
+from ratelimitd.policy.model import Algorithm, Calendar, Scope
 
 KEY_PREFIX = b"rl:1:"
 
@@ -41,7 +44,14 @@ SLOTS = 16_384
 # Longer bodies are hashed: a caller chooses values, and must not choose the store's memory.
 MAX_BODY_BYTES = 96
 
-_ALGORITHM_LETTER = {Algorithm.FIXED_WINDOW: "f"}
+_ALGORITHM_LETTER = {
+    Algorithm.FIXED_WINDOW: "f",
+    Algorithm.SLIDING_WINDOW: "s",
+    Algorithm.GCRA: "g",
+    Algorithm.CONCURRENCY: "c",
+}
+_CALENDAR_LETTER = "k"
+_SCOPE_LETTER = {Scope.SUBJECT: "", Scope.TIER: "t", Scope.GLOBAL: "g"}
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/@,;&?+$*()\[\]<>'\"^-]*")
 _HASH_LETTER = "h"
 
@@ -52,6 +62,9 @@ class PartKind:
     VALUE: Final = "="
     PATTERN: Final = "~"
     SECRET: Final = "#"  # noqa: S105 - a separator
+    TIER: Final = "@"
+    OVERFLOW: Final = "!"
+    BIRTHS: Final = "^"
 
 
 class KeyPart(NamedTuple):
@@ -62,23 +75,25 @@ class KeyPart(NamedTuple):
     text: str
 
 
+class CounterKind(NamedTuple):
+    """What a counter counts by, apart from whose it is."""
+
+    prefix: str
+    domain: str
+    algorithm: Algorithm
+    window_us: int
+    scope: Scope = Scope.SUBJECT
+    calendar: Calendar | None = None
+
+
 class KeyForm:
     """What the keys of one limit have in common: all but the texts of their parts."""
 
     __slots__ = ("_fixed_length", "_head", "_kinds", "_names", "_pieces")
 
-    def __init__(
-        self,
-        *,
-        prefix: str,
-        domain: str,
-        algorithm: Algorithm,
-        window_us: int,
-        names: Sequence[str],
-        kinds: Sequence[str],
-    ) -> None:
+    def __init__(self, kind: CounterKind, *, names: Sequence[str], kinds: Sequence[str]) -> None:
         """Make keys of parts with these `names` and `kinds`."""
-        self._head = _head(prefix, domain, algorithm, window_us)
+        self._head = _head(kind)
         self._names = tuple(names)
         self._kinds = tuple(kinds)
         # What stands before each text.
@@ -89,21 +104,25 @@ class KeyForm:
         self._fixed_length = len(self._head) + sum(map(len, (*self._names, *self._kinds)))
 
     def fill(self, texts: Sequence[str]) -> bytes:
-        """Return the key whose parts have these texts."""
+        """Return the key whose parts have these texts, in the partition of its own hash."""
+        return _tagged(self.body(texts))
+
+    def body(self, texts: Sequence[str]) -> bytes:
+        """Return what stands behind the partition."""
         if not self._pieces:
-            return _tagged(self._head.encode())
+            return self._head.encode()
         if len(texts) == 1:
             (text,) = texts
             if len(text) + self._fixed_length <= MAX_BODY_BYTES:
                 body = (self._pieces[0] + _escape(text)).encode()
                 if len(body) <= MAX_BODY_BYTES:
-                    return _tagged(body)
+                    return body
         elif sum(map(len, texts)) + self._fixed_length <= MAX_BODY_BYTES:
             parts = [piece + _escape(text) for piece, text in zip(self._pieces, texts, strict=True)]
             body = "".join(parts).encode()
             if len(body) <= MAX_BODY_BYTES:
-                return _tagged(body)
-        return _tagged(f"{_HASH_LETTER}:{self._digest(texts)}".encode())
+                return body
+        return f"{_HASH_LETTER}:{self._digest(texts)}".encode()
 
     def _digest(self, texts: Sequence[str]) -> str:
         """Return the BLAKE2b-128 of a body; each text stands behind its length."""
@@ -119,16 +138,30 @@ def counter_key(
     *, prefix: str, domain: str, algorithm: Algorithm, window_us: int, parts: Iterable[KeyPart]
 ) -> bytes:
     """Return the key of the counter that these parts name."""
-    parts = tuple(parts)
-    form = KeyForm(
-        prefix=prefix,
-        domain=domain,
-        algorithm=algorithm,
-        window_us=window_us,
-        names=[part.key for part in parts],
-        kinds=[part.kind for part in parts],
-    )
-    return form.fill([part.text for part in parts])
+    return to_key(CounterKind(prefix, domain, algorithm, window_us), tuple(parts))
+
+
+def to_key(kind: CounterKind, parts: Sequence[KeyPart], partition: int | None = None) -> bytes:
+    """Return a counter's key; it lies in `partition`, or where a hash of itself puts it."""
+    form = KeyForm(kind, names=[part.key for part in parts], kinds=[part.kind for part in parts])
+    body = form.body([part.text for part in parts])
+    return _tagged(body) if partition is None else in_partition(body, partition)
+
+
+def partition_by(domain: str, text: str) -> int:
+    """Return the partition of whatever shares `text`: a value, or its fingerprint."""
+    whole = b"%d:" % len(domain) + f"{domain}{text}".encode("utf-8", "surrogatepass")
+    return crc32(whole) % len(_OPENINGS)
+
+
+def partition_number(key: bytes) -> int:
+    """Return the partition in which a counter's key lies."""
+    return PARTITION_TAGS.index(partition_of(key).decode())
+
+
+def in_partition(body: bytes, partition: int) -> bytes:
+    """Return the key with this body in this partition."""
+    return _OPENINGS[partition] + body
 
 
 def partition_of(key: bytes) -> bytes:
@@ -148,10 +181,20 @@ def fingerprint(secret: bytes, value: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _head(prefix: str, domain: str, algorithm: Algorithm, window_us: int) -> str:
+def _head(kind: CounterKind) -> str:
     """Return what the keys of one window of one domain begin with; the policy bounds how many."""
-    scope = f"{_escape(prefix)}!{_escape(domain)}" if prefix else _escape(domain)
-    return f"{_ALGORITHM_LETTER[algorithm]}{window_us // 1_000_000}:{scope}"
+    prefix, domain = _escape(kind.prefix), _escape(kind.domain)
+    owner = f"{prefix}!{domain}" if prefix else domain
+    scope = _SCOPE_LETTER[kind.scope]
+    calendar = kind.calendar
+    if calendar is not None:
+        unit = calendar.unit.name.lower()
+        zone = _escape(calendar.timezone).replace(":", "%3a")
+        return (
+            f"{_CALENDAR_LETTER}{unit}{calendar.anchor_day}@{zone}{scope and '.' + scope}:{owner}"
+        )
+    window_s = kind.window_us // 1_000_000
+    return f"{_ALGORITHM_LETTER[kind.algorithm]}{window_s}{scope}:{owner}"
 
 
 def _tagged(body: bytes) -> bytes:

@@ -37,8 +37,31 @@ def to_metadata(
             _merge(merged, descriptor.limit.metadata)
     if merged:
         told["metadata"] = merged
+    limits = [
+        _limit(status)
+        for status in statuses
+        if status.limit is not None and not status.limit.has_upstream_override
+    ]
+    if limits:
+        told["limits"] = limits
     if failed_by:
         told[FAILURE_KEY] = failed_by
+    return told
+
+
+def _limit(status: Status) -> JsonObject:
+    """Tell where a limit of ours stands, exactly: a status has whole seconds and 32 bits."""
+    limit = status.limit
+    assert limit is not None, "the caller looked"
+    told: dict[str, JsonValue] = {
+        "rule": limit.name or limit.rule,
+        "scope": limit.scope.value,
+        "limit": limit.requests_per_unit,
+        "remaining": status.remaining,
+        "reset_us": status.reset_us,
+    }
+    if status.code is not Code.OK:
+        told["retry_after_us"] = status.wait_us
     return told
 
 

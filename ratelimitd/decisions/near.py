@@ -4,9 +4,8 @@ import struct
 from functools import lru_cache
 
 from ratelimitd.decisions.options import DecisionOptions
-from ratelimitd.decisions.plan import CheckResult, DescriptorPlan
+from ratelimitd.decisions.plan import Check, CheckResult
 from ratelimitd.decisions.verdict import RuleCount, RuleOutcome
-from ratelimitd.policy.model import Limit
 
 _FLOAT32 = struct.Struct("f")
 
@@ -26,18 +25,18 @@ def near_part(before: int, after: int, cost: int, threshold: int) -> int:
 
 
 def count_hits(
-    descriptor: DescriptorPlan,
-    limit: Limit,
+    check: Check,
     result: CheckResult,
     outcome: RuleOutcome,
     options: DecisionOptions,
 ) -> RuleCount:
     """Split the cost into within, near and over: the part of it that crossed each threshold."""
-    cost, amount = descriptor.cost, limit.requests_per_unit
+    limit = check.limit
+    cost, amount = check.cost, limit.capacity
     if cost < 0:
         return RuleCount(
             limit=limit,
-            metric_key=descriptor.metric_key,
+            metric_key=check.metric_key,
             outcome=outcome,
             hits=0,
             refunded_hits=result.used_before - result.used_after,
@@ -55,7 +54,7 @@ def count_hits(
         near = amount - max(threshold, before)
     return RuleCount(
         limit=limit,
-        metric_key=descriptor.metric_key,
+        metric_key=check.metric_key,
         outcome=outcome,
         hits=cost,
         over_hits=over,
@@ -63,6 +62,7 @@ def count_hits(
         within_hits=within,
         shadow_hits=over if limit.is_shadow else 0,
         is_near=near > 0,
+        is_overflowed=result.is_overflowed,
     )
 
 

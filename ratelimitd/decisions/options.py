@@ -8,7 +8,8 @@ class DecisionOptions:
     """The switches that the reference server has as environment variables, and ours.
 
     `local_share` is by how many a limit is divided where a rule counts locally while the store
-    is away: the workers of one daemon times its replicas.
+    is away: the workers of one daemon times its replicas. `has_partitions` says that keys of one
+    script call must lie together, as in a Cluster.
     """
 
     is_shadow_mode: bool = False
@@ -21,3 +22,4 @@ class DecisionOptions:
     near_limit_ratio: float = 0.8
     key_prefix: str = ""
     local_share: int = 1
+    has_partitions: bool = False

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from ratelimitd.decisions.request import Request
-from ratelimitd.policy.model import Limit
+from ratelimitd.policy.model import HeaderStyle, Limit
 
 
 class Outcome(StrEnum):
@@ -23,6 +23,7 @@ class Outcome(StrEnum):
     NO_MATCH_DENIED = "no_match_denied"
     REPLACED = "replaced"
     BLOCKED = "blocked"
+    UNASKED = "unasked"
     UNLIMITED = "unlimited"
 
 
@@ -52,6 +53,7 @@ class Check(NamedTuple):
     `limit` has the amount that holds for this request: its tier's, or an override. `is_joined`
     says that the check before is of the same descriptor. `slot` is, for concurrency, the 16 bytes
     that stand for the holder, or empty without one. `periods` are those of a calendar.
+    `metric_key` is its name in metrics.
     """
 
     key: bytes
@@ -61,6 +63,7 @@ class Check(NamedTuple):
     slot: bytes = b""
     periods: Periods | None = None
     births: Births | None = None
+    metric_key: str = ""
 
 
 class DescriptorPlan(NamedTuple):
@@ -69,8 +72,8 @@ class DescriptorPlan(NamedTuple):
     `limit` is the first that matched, or None; `metric_key` is its name in metrics; `check` is the
     index of its first check among the plan's, or None where the store is not asked, and
     `check_count` how many follow each other there. `entries` are the descriptor's as people may
-    see them: a secret value is its fingerprint's first 8 digits. `wait_us` is how long a blocked
-    one stays so.
+    see them: a secret value is its fingerprint's first 8 digits. `blocked_until_us` is
+    when a block ends, None if it does not.
     """
 
     outcome: Outcome
@@ -80,7 +83,7 @@ class DescriptorPlan(NamedTuple):
     cost: int = 1
     check: int | None = None
     check_count: int = 1
-    wait_us: int = 0
+    blocked_until_us: int | None = None
 
 
 class Plan(NamedTuple):
@@ -89,7 +92,8 @@ class Plan(NamedTuple):
     `passing_quota` counts quota descriptors that pass without the store: with one, an
     all-quota refusal is impossible. `unmatched` counts those that no rule matched.
     `is_denied` says that the request is refused whatever its limits say: a domain refuses what
-    no rule matches.
+    no rule matches, or an entry is blocked. `unknown_tiers` counts limits with tiers whose caller
+    is of none that they name.
     """
 
     request: Request
@@ -100,6 +104,9 @@ class Plan(NamedTuple):
     unmatched: int = 0
     is_denied: bool = False
     is_domain_known: bool = True
+    headers: HeaderStyle = HeaderStyle.NONE
+    unknown_tiers: int = 0
+    is_blocked: bool = False
 
 
 class CheckResult(NamedTuple):

@@ -1,239 +1,175 @@
-"""A request becomes a plan: its descriptors are matched, replaced, priced and given their counters.
+"""A request becomes a plan: match descriptors, see who asks, drop what is replaced, name counters.
 
 Rules:
-- Pure: the same policy, request, options and secret give the same plan.
-- A limit replaced by another of the same request is not checked and not counted.
-- A secret value enters a plan as its fingerprint only: in keys, and in what people may see.
+- Plans depend on policy, request, options and facts alone; the hash secret changes keys only.
+- `replaces` is resolved over the whole request: two limits that replace each other both go.
+- An override in a request replaces number and unit; under a rule with the reference server's
+  keys only it also replaces the rule itself. Of several limits it is for the first of a subject.
+- A request with a blocked entry is refused, and touches no counter.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import NamedTuple
 
-from ratelimitd.decisions.keys import KeyPart, PartKind, counter_key, fingerprint
+from ratelimitd.decisions.facts import NO_FACTS, Facts
+from ratelimitd.decisions.found import Found, Scene, find
 from ratelimitd.decisions.options import DecisionOptions
-from ratelimitd.decisions.plan import Check, DescriptorPlan, Outcome, Plan
-from ratelimitd.decisions.recipe import to_key_part
-from ratelimitd.decisions.request import Descriptor, Override, Request
-from ratelimitd.policy.match import Match, match
-from ratelimitd.policy.model import (
-    DEFAULT_SECRET_KEYS,
-    WINDOW_US,
-    Domain,
-    Limit,
-    NoMatch,
-    Policy,
-)
+from ratelimitd.decisions.plan import Births, Check, DescriptorPlan, Outcome, Periods, Plan
+from ratelimitd.decisions.recipe import Place, slot_id, to_recipe
+from ratelimitd.decisions.request import Descriptor, Request
+from ratelimitd.decisions.shown import shown
+from ratelimitd.decisions.who import is_unknown_tier, limit_for
+from ratelimitd.policy.calendar import periods
+from ratelimitd.policy.match import limit_metric_key
+from ratelimitd.policy.model import DEFAULT_SECRET_KEYS, HeaderStyle, Limit, NoMatch, Policy
 
 # Costs saturate where the store's integers end.
 MAX_COST = 2**53 - 1
 
-# The rule, for logs, of a limit that a request brings where none is configured.
-OWN_LIMIT = "(request)"
-
-# Digits of a fingerprint that people are shown.
-SHOWN_DIGITS = 8
-
-
-class _Found(NamedTuple):
-    """What matching found for one descriptor, before replacement."""
-
-    limit: Limit | None
-    metric_key: str
-    parts: tuple[KeyPart, ...]
-    entries: tuple[tuple[str, str], ...]
-    is_whitelisted: bool
-
 
 def make_plan(
-    policy: Policy, request: Request, options: DecisionOptions, hash_secret: bytes
+    policy: Policy,
+    request: Request,
+    options: DecisionOptions,
+    hash_secret: bytes,
+    facts: Facts = NO_FACTS,
 ) -> Plan:
     """Plan `request` under `policy`; `hash_secret` turns secret values into fingerprints."""
     domain = policy.domains.get(request.domain)
     if domain is None:
-        return Plan(
-            request=request,
-            policy_revision=policy.revision,
-            descriptors=tuple(
-                DescriptorPlan(
-                    Outcome.NO_MATCH,
-                    _shown(descriptor.entries, DEFAULT_SECRET_KEYS, hash_secret),
-                    cost=_cost(descriptor, request),
-                )
-                for descriptor in request.descriptors
-            ),
-            checks=(),
-            unmatched=len(request.descriptors),
-            is_domain_known=False,
-        )
-    found = [_find(domain, descriptor, options, hash_secret) for descriptor in request.descriptors]
+        return _unknown_domain(policy, request, hash_secret)
+    scene = Scene(domain, options, hash_secret, facts)
+    found = [find(scene, descriptor) for descriptor in request.descriptors]
+    if any(one.block is not None for one in found):
+        return _blocked(scene, policy.revision, request, found)
     replaced: frozenset[str] = frozenset()
     for one in found:
-        if one.limit is not None and one.limit.replaces:
-            replaced |= one.limit.replaces
-    return _build(domain, policy.revision, request, found, replaced, options)
+        for limit in one.limits:
+            if limit.replaces:
+                replaced |= limit.replaces
+    return _build(scene, policy.revision, request, found, replaced)
 
 
-def _build(  # noqa: PLR0917 - called once, above
-    domain: Domain,
-    policy_revision: str,
+def _unknown_domain(policy: Policy, request: Request, hash_secret: bytes) -> Plan:
+    return Plan(
+        request=request,
+        policy_revision=policy.revision,
+        descriptors=tuple(
+            DescriptorPlan(
+                Outcome.NO_MATCH,
+                shown(descriptor.entries, DEFAULT_SECRET_KEYS, hash_secret),
+                cost=_cost(descriptor, request),
+            )
+            for descriptor in request.descriptors
+        ),
+        checks=(),
+        unmatched=len(request.descriptors),
+        is_domain_known=False,
+    )
+
+
+def _blocked(scene: Scene, revision: str, request: Request, found: Sequence[Found]) -> Plan:
+    """Refuse a request for its blocked entries; the other descriptors are not looked at."""
+    descriptors = [
+        DescriptorPlan(
+            Outcome.UNASKED if one.block is None else Outcome.BLOCKED,
+            one.entries,
+            cost=_cost(descriptor, request),
+            blocked_until_us=None if one.block is None else one.block.until_us,
+        )
+        for descriptor, one in zip(request.descriptors, found, strict=True)
+    ]
+    return Plan(
+        request=request,
+        policy_revision=revision,
+        descriptors=tuple(descriptors),
+        checks=(),
+        is_denied=True,
+        headers=_header_style(scene),
+        is_blocked=True,
+    )
+
+
+def _build(
+    scene: Scene,
+    revision: str,
     request: Request,
-    found: Sequence[_Found],
+    found: Sequence[Found],
     replaced: frozenset[str],
-    options: DecisionOptions,
 ) -> Plan:
+    domain, options = scene.domain, scene.options
     descriptors: list[DescriptorPlan] = []
     checks: list[Check] = []
-    passing_quota = unmatched = 0
+    passing_quota = unmatched = unknown_tiers = 0
     is_denied = False
     for descriptor, one in zip(request.descriptors, found, strict=True):
-        outcome = _outcome(domain, one, replaced)
         cost = _cost(descriptor, request)
-        index = None
+        limits = [limit for limit in one.limits if not limit.name or limit.name not in replaced]
+        outcome = _outcome(domain.on_no_match, one, limits)
+        index: int | None = None
         if outcome is Outcome.CHECKED:
-            assert one.limit is not None
             index = len(checks)
-            key = counter_key(
-                prefix=options.key_prefix,
-                domain=domain.name,
-                algorithm=one.limit.algorithm,
-                window_us=one.limit.window_us,
-                parts=one.parts,
-            )
-            checks.append(Check(key, one.limit, cost))
+            for limit in limits:
+                unknown_tiers += is_unknown_tier(limit, one.who)
+                checks.append(_check(scene, one, limit, cost, is_joined=len(checks) > index))
         elif outcome is not Outcome.UNLIMITED:
             passing_quota += options.is_quota_mode
-        unmatched += one.limit is None
+        unmatched += not one.limits
         is_denied = is_denied or outcome is Outcome.NO_MATCH_DENIED
+        first = checks[index].limit if index is not None else None
+        if first is None and one.limits:
+            first = one.limits[0]
         descriptors.append(
-            DescriptorPlan(outcome, one.entries, one.limit, one.metric_key, cost, index)
+            DescriptorPlan(
+                outcome, one.entries, first, one.metric_key, cost, index, max(1, len(limits))
+            )
         )
     return Plan(
         request=request,
-        policy_revision=policy_revision,
+        policy_revision=revision,
         descriptors=tuple(descriptors),
         checks=tuple(checks),
         passing_quota=passing_quota,
         unmatched=unmatched,
         is_denied=is_denied,
+        headers=_header_style(scene),
+        unknown_tiers=unknown_tiers,
     )
 
 
-def _outcome(domain: Domain, one: _Found, replaced: frozenset[str]) -> Outcome:
-    if one.limit is None:
-        is_denied = domain.on_no_match is NoMatch.DENY and not one.is_whitelisted
+def _check(scene: Scene, one: Found, limit: Limit, cost: int, *, is_joined: bool) -> Check:
+    """Name the counters of one limit, with the number that holds for who asks."""
+    place = Place(scene.options, scene.hash_secret, scene.domain.partition_by)
+    recipe = to_recipe(limit, one.parts, place, one.who.tier)
+    key, *of_new = recipe.keys(one.sent)
+    births = None
+    if recipe.newcomers is not None:
+        births = Births(of_new[0], of_new[1], recipe.newcomers.per_second)
+    holder = one.attributes.get(limit.slot) if limit.slot else None
+    return Check(
+        key,
+        limit if one.is_own_amount else limit_for(limit, one.who),
+        cost,
+        is_joined,
+        b"" if holder is None else slot_id(holder),
+        None if limit.calendar is None else Periods(*periods(limit.calendar, scene.facts.now_us)),
+        births,
+        limit_metric_key(one.metric_key, one.limits, limit),
+    )
+
+
+def _outcome(on_no_match: NoMatch, one: Found, limits: Sequence[Limit]) -> Outcome:
+    if not one.limits:
+        is_denied = on_no_match is NoMatch.DENY and not one.is_whitelisted
         return Outcome.NO_MATCH_DENIED if is_denied else Outcome.NO_MATCH
-    if one.limit.name and one.limit.name in replaced:
+    if not limits:
         return Outcome.REPLACED
-    return Outcome.UNLIMITED if one.limit.is_unlimited else Outcome.CHECKED
+    return Outcome.UNLIMITED if limits[0].is_unlimited else Outcome.CHECKED
 
 
-def _find(
-    domain: Domain, descriptor: Descriptor, options: DecisionOptions, hash_secret: bytes
-) -> _Found:
-    matched = match(domain, descriptor.entries)
-    if descriptor.override is not None and (
-        matched.limit is None or matched.limit.has_upstream_override
-    ):
-        return _own_limit(domain, descriptor, matched, options, hash_secret)
-    limit = matched.limit
-    if limit is not None and descriptor.override is not None:
-        limit = _overridden(limit, descriptor.override)
-    if limit is not None and options.is_quota_mode and not limit.is_quota:
-        limit = replace(limit, is_quota=True)
-    return _Found(
-        limit=limit,
-        metric_key=matched.metric_key,
-        parts=tuple([to_key_part(part, hash_secret) for part in matched.parts]) if limit else (),
-        entries=_shown_match(domain, descriptor.entries, matched, hash_secret),
-        is_whitelisted=matched.is_whitelisted,
-    )
-
-
-def _overridden(limit: Limit, override: Override) -> Limit:
-    """Replace number and unit, and keep the rule."""
-    return replace(
-        limit,
-        requests_per_unit=override.requests_per_unit,
-        unit=override.unit,
-        window_us=WINDOW_US[override.unit],
-        is_unlimited=False,
-    )
-
-
-def _own_limit(
-    domain: Domain,
-    descriptor: Descriptor,
-    matched: Match,
-    options: DecisionOptions,
-    hash_secret: bytes,
-) -> _Found:
-    """Make the limit that the request brings itself: as upstream, no rule has a part in it.
-
-    Its counter is the one that a rule with the same entries and window would use; what a rule on
-    the way calls sensitive stays secret.
-    """
-    override = descriptor.override
-    assert override is not None
-    secret_parts = [part.is_secret for part in matched.parts]
-    parts = tuple(
-        KeyPart(key, PartKind.SECRET, fingerprint(hash_secret, value))
-        if key in domain.secret_keys or (at < len(secret_parts) and secret_parts[at])
-        else KeyPart(key, PartKind.VALUE, value)
-        for at, (key, value) in enumerate(descriptor.entries)
-    )
-    entries = _shown_match(domain, descriptor.entries, matched, hash_secret)
-    metric_key = ".".join(f"{key}_{value}" if value else key for key, value in entries)
-    limit = Limit(
-        domain=domain.name,
-        rule=matched.limit.rule if matched.limit else f"{domain.name}.{OWN_LIMIT}",
-        position=domain.position,
-        unit=override.unit,
-        window_us=WINDOW_US[override.unit],
-        requests_per_unit=override.requests_per_unit,
-        is_quota=options.is_quota_mode,
-        counts_denied=domain.counts_denied,
-        on_store_failure=domain.on_store_failure,
-    )
-    return _Found(limit, metric_key, parts, entries, is_whitelisted=False)
-
-
-def _shown(
-    entries: tuple[tuple[str, str], ...], secret_keys: frozenset[str], hash_secret: bytes
-) -> tuple[tuple[str, str], ...]:
-    """Return the entries with the values of secret keys as short fingerprints."""
-    for key, _ in entries:
-        if key in secret_keys:
-            break
-    else:
-        return entries
-    return tuple(
-        (key, short_fingerprint(hash_secret, value)) if key in secret_keys else (key, value)
-        for key, value in entries
-    )
-
-
-def _shown_match(
-    domain: Domain, entries: tuple[tuple[str, str], ...], matched: Match, hash_secret: bytes
-) -> tuple[tuple[str, str], ...]:
-    """Return the entries with secret values hidden, those of `sensitive` rules included."""
-    for part in matched.parts:
-        if part.is_secret:
-            break
-    else:
-        return _shown(entries, domain.secret_keys, hash_secret)
-    known = tuple(
-        (part.key, short_fingerprint(hash_secret, part.value))
-        if part.is_secret
-        else (part.key, part.value)
-        for part in matched.parts
-    )
-    return known + _shown(entries[len(known) :], domain.secret_keys, hash_secret)
-
-
-def short_fingerprint(hash_secret: bytes, value: str) -> str:
-    """Return what people see of a secret value."""
-    return fingerprint(hash_secret, value)[:SHOWN_DIGITS]
+def _header_style(scene: Scene) -> HeaderStyle:
+    if scene.domain.headers is not None:
+        return scene.domain.headers
+    return HeaderStyle.UPSTREAM if scene.options.has_limit_headers else HeaderStyle.NONE
 
 
 def _cost(descriptor: Descriptor, request: Request) -> int:

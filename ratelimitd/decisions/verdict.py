@@ -29,12 +29,19 @@ class RuleOutcome(StrEnum):
 
 
 class Status(NamedTuple):
-    """The answer to one descriptor; `limit` and `reset_s` are None where no limit applies."""
+    """The answer to one descriptor; `limit` and `reset_s` are None where no limit applies.
+
+    Of several limits it is the one that refused with the longest wait, else the one with least
+    left. `wait_us` is how long a refusal lasts, exactly; -1 for ever, 0 where it is not known.
+    `reset_us` is exact too.
+    """
 
     code: Code
     limit: Limit | None = None
     remaining: int = 0
     reset_s: int | None = None
+    wait_us: int = 0
+    reset_us: int = 0
 
 
 class RuleCount(NamedTuple):
@@ -55,6 +62,7 @@ class RuleCount(NamedTuple):
     cached_hits: int = 0
     refunded_hits: int = 0
     is_near: bool = False
+    is_overflowed: bool = False
 
 
 class Verdict(NamedTuple):

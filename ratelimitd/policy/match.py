@@ -48,6 +48,11 @@ class Match(NamedTuple):
     metric_key: str
 
     @property
+    def limits(self) -> tuple[Limit, ...]:
+        """All limits of the node, which are decided together."""
+        return self.node.limits if self.node is not None else ()
+
+    @property
     def is_whitelisted(self) -> bool:
         """Whether the walk ended in a leaf without a limit, which lets everything pass."""
         node = self.node
@@ -101,6 +106,27 @@ def walk(domain: Domain, entries: Sequence[tuple[str, str]]) -> list[Step]:
         steps.append((child, how))
         node = child
     return steps
+
+
+def take_attributes(
+    domain: Domain, entries: Sequence[tuple[str, str]]
+) -> tuple[tuple[tuple[str, str], ...], dict[str, str]]:
+    """Return the entries that are matched, and the values of the attributes among them."""
+    attributes: dict[str, str] = {}
+    rest: list[tuple[str, str]] = []
+    for entry in entries:
+        if entry[0] in domain.attributes:
+            attributes.setdefault(*entry)
+        else:
+            rest.append(entry)
+    return tuple(rest), attributes
+
+
+def limit_metric_key(metric_key: str, limits: Sequence[Limit], limit: Limit) -> str:
+    """Return what metrics call one limit of a node: with its name, where there are several."""
+    if len(limits) == 1:
+        return metric_key
+    return f"{metric_key}/{limit.name or limit.scope.value}"
 
 
 def to_part(domain: Domain, key: str, value: str, step: Step) -> Part:

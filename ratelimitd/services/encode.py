@@ -48,7 +48,7 @@ def encode_response(verdict: Verdict) -> bytes:
     """Return the RateLimitResponse of a verdict; amounts beyond uint32 saturate."""
     statuses = [
         encode_status(status_head(code, limit), remaining, reset_s)
-        for code, limit, remaining, reset_s in verdict.statuses
+        for code, limit, remaining, reset_s, _, _ in verdict.statuses
     ]
     parts = [_OVERALL[verdict.code], join_statuses(statuses)]
     for name, value in verdict.headers:

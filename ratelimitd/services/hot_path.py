@@ -5,12 +5,15 @@ Rules:
 - The same decisions as `RateLimitService.should_rate_limit`, by the same functions; what depends
   on policy and request bytes alone is remembered.
 - Whatever becomes of a call, it is answered once. Answers to one read go back together.
+- Calls whose subjects the directory does not know wait for it, all of a read with one question.
 """
 
+import asyncio
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
+from ratelimitd.decisions.plan import Reply
 from ratelimitd.errors import StoreError
 from ratelimitd.services.context import CallContext
 from ratelimitd.services.encode import encode_response
@@ -21,11 +24,13 @@ from ratelimitd.services.planner import Planner
 from ratelimitd.services.ratelimit import (
     ANSWER_MARGIN_S,
     METHOD,
+    US_PER_S,
     RateLimitService,
 )
-from ratelimitd.services.ready_plan import ReadyPlan
+from ratelimitd.services.ready_plan import Outline, ReadyPlan
 from ratelimitd.store.batcher import Waiting
 from ratelimitd.store.port import Answer
+from ratelimitd.store.wire import pack_plan
 
 
 class Head(Protocol):
@@ -88,30 +93,57 @@ class HotPath:
 
     def serve(self, calls: Sequence[Call], replies: Replies) -> None:
         """Answer all calls of a read, each now or later; raises nothing."""
+        done: list[tuple[int, bytes]] = []
+        waiting: list[Call] = []
+        wanted: dict[str, None] = {}
+        self._serve(calls, replies, done, (waiting, wanted))
+        if done:
+            replies.answer_all(done)
+        if waiting:
+            self._meet(waiting, list(wanted), replies)
+
+    def _serve(  # noqa: C901 - a call's straight line, without calls of Python for its steps
+        self,
+        calls: Sequence[Call],
+        replies: Replies,
+        done: list[tuple[int, bytes]],
+        unmet: "_Unmet | None",
+    ) -> None:
+        """Answer calls into `done`, or send them; `unmet` takes those whose subject is not known.
+
+        Without it they are decided as if the registry had no record of it.
+        """
         service = self._service
         store = service.store
         now_us = service.now_us()
         now_s = store.now_s()
         default_s = now_s + self._default_s - ANSWER_MARGIN_S
-        done: list[tuple[int, bytes]] = []
         try:
-            get_plan = self._follow_policy().get
+            plans = self._follow()
         except Exception as error:  # noqa: BLE001 - told to the callers, whatever it is
             for number, _, _ in calls:
                 replies.fail(number, error)
             return
+        get_plan = plans.get
         submit, take = store.submit, self._take
         caller = replies.caller
         is_known = store.hash_secret is not None
         may_refuse = service.deny_cache.may_refuse
-        for number, head, body in calls:
+        for call in calls:
+            number, head, body = call
             try:
                 if caller is not None:
                     # Before anything is remembered for it.
                     domain = parse_request(rls_pb2.RateLimitRequest, body).domain
                     caller.check_domain(METHOD, domain)
                 ready = get_plan(body)
-                ticket = (ready, replies, number, head, now_us)
+                if ready.subjects:
+                    ready = self._with_subjects(ready, plans)
+                    if ready.missing and unmet is not None:
+                        unmet[0].append(call)
+                        unmet[1].update(dict.fromkeys(ready.missing))
+                        continue
+                ticket = (ready, replies, number, head, now_us, False)
                 if not ready.keys or may_refuse(ready.keys):
                     context = to_context(head, self._default_s)
                     verdict = service.answer_at_once(ready.plan, now_us, context)
@@ -126,8 +158,44 @@ class HotPath:
                 submit(ready, deadline_s, take, ticket)
             except Exception as error:  # noqa: BLE001 - as above
                 replies.fail(number, error)
-        if done:
-            replies.answer_all(done)
+
+    @staticmethod
+    def _with_subjects(ready: ReadyPlan, plans: PlanCache) -> ReadyPlan:
+        """Return a plan that was made with what is known of its subjects now."""
+        return ready if ready.maker.is_current(ready) else plans.renew(ready.body)
+
+    def _meet(self, calls: list[Call], fields: Sequence[str], replies: Replies) -> None:
+        """Serve calls once the directory knows their subjects, and no later than they wait."""
+        loop = asyncio.get_running_loop()
+        met_at_s = self._service.store.now_s()
+
+        def serve() -> None:
+            if not calls:
+                return
+            timer.cancel()
+            # What is left of each call's patience, by the time that went by.
+            late_s = self._service.store.now_s() - met_at_s
+            again = [
+                (number, Later(head, late_s, self._default_s), body) for number, head, body in calls
+            ]
+            calls.clear()
+            done: list[tuple[int, bytes]] = []
+            self._serve(again, replies, done, None)
+            if done:
+                replies.answer_all(done)
+
+        shortest_s = min(self._patience_s(head) for _, head, _ in calls)
+        timer = loop.call_later(max(0.0, shortest_s - 2 * ANSWER_MARGIN_S), serve)
+        try:
+            self._service.directory.want(fields, serve)
+        except Exception as error:  # noqa: BLE001 - told to the callers, whatever it is
+            timer.cancel()
+            for number, _, _ in calls:
+                replies.fail(number, error)
+            calls.clear()
+
+    def _patience_s(self, head: Head) -> float:
+        return self._default_s if head.timeout_s is None else head.timeout_s
 
     def take(self, batch: Sequence[Waiting], answers: Sequence[Answer]) -> None:
         """Answer the calls of a batch; those of one read stand together."""
@@ -136,7 +204,7 @@ class HotPath:
         done: list[tuple[int, bytes]] = []
         for waiting, answer in zip(batch, answers, strict=True):
             ticket = waiting.ticket
-            ready, own_replies, number, _, _ = ticket
+            ready, own_replies, number, _, _, _ = ticket
             if own_replies is not replies:
                 if replies is not None and done:
                     replies.answer_all(done)
@@ -159,25 +227,70 @@ class HotPath:
 
         The error is handed on and never raised: it may be the same one for many calls.
         """
-        ready, replies, number, head, sent_us = ticket
+        ready, replies, number, head, sent_us, is_again = ticket
         context = to_context(head, self._default_s)
+        if isinstance(answer, Reply) and answer.is_stale and not is_again:
+            self._ask_again(ticket, answer.now_us)
+            return
         verdict = self._service.answer_reply(ready.plan, answer, sent_us, context)
         if isinstance(verdict, StoreError):
             replies.fail(number, verdict)
         else:
             done.append((number, encode_response(verdict)))
 
-    def _follow_policy(self) -> PlanCache:
-        """Return the plans of the policy and the secret in force."""
+    def _ask_again(self, ticket: "_Ticket", store_us: int) -> None:
+        """Send a call once more, with calendar periods around the store's own time."""
+        service = self._service
+        ready, replies, number, head, sent_us, _ = ticket
+        packed = pack_plan(service.plan_at(ready.plan.request, store_us))
+        outline = Outline(packed.plan, service.options)
+        fresh = ReadyPlan(
+            outline, packed.shape, packed.keys, ready.body, packed.plan, ready.maker, packed.slots
+        )
+        waited_s = (service.now_us() - sent_us) / US_PER_S
+        left_s = self._patience_s(head) - waited_s - ANSWER_MARGIN_S
+        again = (fresh, replies, number, head, sent_us, True)
+        service.store.submit(fresh, service.store.now_s() + left_s, self._take, again)
+
+    def _follow(self) -> PlanCache:
+        """Return the plans of the policy, the facts and the secret in force."""
         service, planner, plans = self._service, self._planner, self._plans
-        policy, secret = service.holder.current(), service.hash_secret
-        if planner is None or planner.policy is not policy or planner.hash_secret is not secret:
-            planner = self._planner = Planner(policy, service.options, secret, service.bounds)
+        now, secret = service.policy_now.at(service.wall_us()), service.hash_secret
+        if planner is None or planner.facts is not now.facts or planner.hash_secret is not secret:
+            planner = self._planner = Planner(
+                now.policy,
+                service.options,
+                secret,
+                service.bounds,
+                now.facts,
+                service.directory,
+            )
             plans = self._plans = PlanCache(planner.plan)
         return plans
 
 
-_Ticket = tuple[ReadyPlan, Replies, int, Head, int]
+class Later(NamedTuple):
+    """What is known of a call that waited already."""
+
+    head: Head
+    late_s: float
+    default_s: float
+
+    @property
+    def timeout_s(self) -> float | None:
+        """Return how much longer the caller waits."""
+        timeout_s = self.head.timeout_s
+        return (self.default_s if timeout_s is None else timeout_s) - self.late_s
+
+    @property
+    def trace_parent(self) -> str | None:
+        """Return the caller's trace."""
+        return self.head.trace_parent
+
+
+# Calls whose subjects are to be asked for, and the fields of those.
+_Unmet = tuple[list[Call], dict[str, None]]
+_Ticket = tuple[ReadyPlan, Replies, int, Head, int, bool]
 
 
 def _nothing(_: bytes) -> ReadyPlan:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from ratelimitd._proto.ratelimitd.inspect.v1 import inspect_pb2
 from ratelimitd.decisions.fold import fold
-from ratelimitd.decisions.planning import short_fingerprint
 from ratelimitd.decisions.request import Descriptor
+from ratelimitd.decisions.shown import short_fingerprint
 from ratelimitd.policy.explain import Explanation, explain
 from ratelimitd.policy.model import Domain
 from ratelimitd.services.context import CallContext
@@ -23,7 +23,7 @@ class InspectService:
         self, message: inspect_pb2.PeekRequest, context: CallContext
     ) -> inspect_pb2.PeekResponse:
         """Answer as ShouldRateLimit would now; the store must be there, whatever rules say."""
-        plan = self.ratelimit.plan(message.request)
+        plan = await self.ratelimit.plan(message.request, context)
         if not plan.checks:
             verdict = fold(plan, None, self.ratelimit.options)
         else:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ratelimitd.decisions.local import decide_local
+from ratelimitd.decisions.local import LocalState, decide_local
 from ratelimitd.decisions.plan import Check
 from ratelimitd.decisions.refusal import is_refused
 
@@ -11,40 +11,40 @@ MAX_COUNTERS = 10_000
 
 
 class LocalCounters:
-    """One theoretical arrival time per counter, oldest first."""
+    """One state per counter, oldest first."""
 
     def __init__(self, share: int, now_us: Callable[[], int]) -> None:
         """Count `1/share` of each limit by the monotonic clock `now_us`."""
         self._share = share
         self._now_us = now_us
-        self._tats: dict[bytes, int] = {}
+        self._states: dict[bytes, LocalState] = {}
 
     def __len__(self) -> int:
         """Return how many counters are held."""
-        return len(self._tats)
+        return len(self._states)
 
     def decide(self, checks: Sequence[Check], passing_quota: int) -> list[bool]:
         """Say for each check whether it is over its share; charge them all, or none if refused."""
         now_us = self._now_us()
-        tats: dict[bytes, int | None] = {}
+        states: dict[bytes, LocalState] = {}
         overs = []
         for check in checks:
-            tat = tats.get(check.key, self._tats.get(check.key))
-            over, tats[check.key] = decide_local(tat, check.limit, self._share, check.cost, now_us)
+            state = states.get(check.key, self._states.get(check.key))
+            over, states[check.key] = decide_local(
+                state, check.limit, self._share, check.cost, now_us
+            )
             overs.append(over)
-        limits = [check.limit for check in checks]
-        if not is_refused(zip(limits, overs, strict=True), passing_quota):
-            self._charge(tats)
+        if not is_refused(zip(checks, overs, strict=True), passing_quota):
+            self._charge(states)
         return overs
 
     def clear(self) -> None:
         """Forget everything: the store decides again."""
-        self._tats.clear()
+        self._states.clear()
 
-    def _charge(self, tats: Mapping[bytes, int | None]) -> None:
-        for key, tat in tats.items():
-            assert tat is not None, "every decision names its arrival time"
-            self._tats.pop(key, None)
-            if len(self._tats) >= MAX_COUNTERS:
-                del self._tats[next(iter(self._tats))]
-            self._tats[key] = tat
+    def _charge(self, states: Mapping[bytes, LocalState]) -> None:
+        for key, state in states.items():
+            self._states.pop(key, None)
+            if len(self._states) >= MAX_COUNTERS:
+                del self._states[next(iter(self._states))]
+            self._states[key] = state

@@ -68,6 +68,13 @@ class PlanCache:
             self._keep(body, plan)
         return plan
 
+    def renew(self, body: bytes) -> ReadyPlan:
+        """Make a plan anew whose subject is another one now, and keep it if it was kept."""
+        plan = self._make(body)
+        if body in self._young:
+            self._young[body] = plan
+        return plan
+
     def _keep(self, body: bytes, plan: ReadyPlan) -> None:
         cost = PLAN_BYTES + KEY_BYTES * len(plan.keys) + len(body)
         if plan.whole is not None:

@@ -1,27 +1,36 @@
-"""Encoded requests to ready plans, under one policy and one hash secret.
+"""Encoded requests to ready plans, under one policy, one hash secret and one set of facts.
 
 Rules:
 - A request of the usual kind, whose descriptors bring no limit and no cost of their own, takes a
-  path through the policy: keys, rules, ways. A path is learned at its second sight, by `make_plan`;
-  from then on only counters, and a cost that is new, are worked out.
-- A path on which metrics show values, or an entry matches nothing, has no common outline.
+  path through the policy: keys, rules, ways, and the tier and overrides of who asks. A path is
+  learned at its second sight, by `make_plan`; from then on only counters, and a cost that is new,
+  are worked out.
+- A path on which metrics show values, an entry matches nothing, or a limit has named slots, has no
+  common outline; nor has a blocked request.
+- A subject that the directory does not know is planned without a record, and named as missing.
 - Bounded: paths of MAX_PATH_ENTRIES entries, MAX_ENTRIES of all paths together, MAX_WHOLE whole
   plans of requests that have an outline.
 """
 
 from array import array
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
+from ratelimitd.decisions.facts import NO_FACTS, Facts
 from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.plan import Plan
 from ratelimitd.decisions.planning import MAX_COST, make_plan
-from ratelimitd.decisions.recipe import Recipe, to_recipe
-from ratelimitd.policy.match import to_part, walk
+from ratelimitd.decisions.recipe import Place, Recipe, to_recipe
+from ratelimitd.decisions.subject import Subject
+from ratelimitd.decisions.who import NOBODY, Who, subject_field, who_asks
+from ratelimitd.policy.match import Step, take_attributes, to_part, walk
 from ratelimitd.policy.model import Domain, Policy
 from ratelimitd.services.convert import RequestBounds, from_rls_request
+from ratelimitd.services.directory import UNKNOWN, Directory, NoDirectory
 from ratelimitd.services.parse import parse_request
 from ratelimitd.services.ready_plan import Outline, ReadyPlan
+from ratelimitd.store.wire import pack_plan
 
 # A gateway's request has a few entries. What a path takes is about a KiB for each.
 MAX_PATH_ENTRIES = 16
@@ -44,81 +53,164 @@ class _Known(NamedTuple):
 
     outlines: dict[int, Outline]
     recipes: tuple[tuple[int, Recipe], ...]
+    is_plain: bool
+
+
+class _Followed(NamedTuple):
+    """Where a usual request leads; `entries` are without attributes, `tiers` of who asks."""
+
+    path: tuple[object, ...]
+    entries: list[_Entries]
+    tiers: list[str]
+
+
+_Subjects = dict[str, Subject | None]
 
 
 class Planner:
-    """Plans requests under `policy`; another policy or secret is another planner."""
+    """Plans requests under `policy`; another policy, secret or other facts is another planner."""
 
-    def __init__(
-        self, policy: Policy, options: DecisionOptions, hash_secret: bytes, bounds: RequestBounds
+    def __init__(  # noqa: PLR0917 - what a plan depends on
+        self,
+        policy: Policy,
+        options: DecisionOptions,
+        hash_secret: bytes,
+        bounds: RequestBounds,
+        facts: Facts = NO_FACTS,
+        directory: Directory | None = None,
     ) -> None:
         """Know no path yet."""
         self.policy = policy
         self.hash_secret = hash_secret
+        self.facts = facts
         self._options = options
         self._bounds = bounds
+        self._directory: Directory = directory or NoDirectory()
         # A text of so many characters is within the bound whatever they are.
         self._short = bounds.max_text_bytes // 4
         self._known: dict[tuple[object, ...], _Known] = {}
         self._known_entries = 0
         self._sights = array("q", bytes(8 * MAX_SIGHTS))
-        self._whole: dict[bytes, Plan] = {}
+        self._whole: dict[object, Plan] = {}
         self._whole_checks = 0
 
     def plan(self, body: bytes) -> ReadyPlan:
         """Return the plan of an encoded request. Raises InvalidRequest."""
         message = parse_request(rls_pb2.RateLimitRequest, body)
         domain = self.policy.domains.get(message.domain)
-        found = None if domain is None else self._follow(domain, message)
+        subjects: _Subjects = {}
+        missing: list[str] = []
+        if domain is not None and domain.subjects is not None:
+            self._look_up(domain, message, subjects, missing)
+        found = None if domain is None else self._follow(domain, message, subjects)
         if domain is None or found is None:
-            return self._plan_alone(message, body)
-        path, entries = found
-        known = self._known.get(path)
+            return self._plan_alone(message, body, subjects, missing)
+        known = self._known.get(found.path)
         if known is None:
-            if not self._is_second_sight(hash(path)):
-                return self._plan_alone(message, body)
-            known = self._learn(domain, path, entries, self._make(message))
+            if not self._is_second_sight(hash(found.path)):
+                return self._plan_alone(message, body, subjects, missing)
+            known = self._learn(domain, found, self._make(message, subjects))
         cost = min(max(1, message.hits_addend), MAX_COST)
         outline = known.outlines.get(cost)
         if outline is None:
             outline = next(iter(known.outlines.values())).at_cost(cost)
             if len(known.outlines) < MAX_COSTS:
                 known.outlines[cost] = outline
-        keys = tuple([recipe.key(entries[index]) for index, recipe in known.recipes])
-        return ReadyPlan(outline, outline.shape, keys, body, None, self)
+        entries = found.entries
+        if known.is_plain:
+            keys = tuple([recipe.key(entries[index]) for index, recipe in known.recipes])
+        else:
+            keys = tuple(
+                [key for index, recipe in known.recipes for key in recipe.keys(entries[index])]
+            )
+        if not subjects:
+            return ReadyPlan(outline, outline.shape, keys, body, None, self)
+        records = tuple(subjects.items())
+        return ReadyPlan(
+            outline, outline.shape, keys, body, None, self, b"", records, tuple(missing)
+        )
 
-    def whole_plan(self, body: bytes) -> Plan:
-        """Return the plan of an encoded request that was planned before."""
-        plan = self._whole.get(body)
+    def is_current(self, ready: ReadyPlan) -> bool:
+        """Tell whether the directory still says of a plan's subjects what it was made with."""
+        get = self._directory.get
+        for field, record in ready.subjects:
+            found = get(field)
+            if found is not record and (found is not UNKNOWN or record is not None):
+                return False
+        return not ready.missing or all(get(field) is UNKNOWN for field in ready.missing)
+
+    def whole_plan(self, ready: ReadyPlan) -> Plan:
+        """Return the plan of a request that was planned before."""
+        sign: object = (ready.body, ready.subjects) if ready.subjects else ready.body
+        plan = self._whole.get(sign)
         if plan is None:
-            plan = self._make(parse_request(rls_pb2.RateLimitRequest, body))
+            message = parse_request(rls_pb2.RateLimitRequest, ready.body)
+            plan = self._make(message, dict(ready.subjects))
             checks = len(plan.checks)
             if len(self._whole) >= MAX_WHOLE or self._whole_checks + checks > MAX_WHOLE_CHECKS:
                 self._whole.clear()
                 self._whole_checks = 0
-            self._whole[body] = plan
+            self._whole[sign] = plan
             self._whole_checks += checks
         return plan
 
-    def _plan_alone(self, message: rls_pb2.RateLimitRequest, body: bytes) -> ReadyPlan:
+    def _plan_alone(
+        self,
+        message: rls_pb2.RateLimitRequest,
+        body: bytes,
+        subjects: _Subjects,
+        missing: Sequence[str],
+    ) -> ReadyPlan:
         """Plan a request that shares its outline with no other."""
-        plan = self._make(message)
+        plan = self._make(message, subjects)
         outline = Outline(plan, self._options)
-        keys = tuple([check.key for check in plan.checks])
-        return ReadyPlan(outline, outline.shape, keys, body, plan, self)
+        packed = pack_plan(plan)
+        return ReadyPlan(
+            outline,
+            packed.shape,
+            packed.keys,
+            body,
+            plan,
+            self,
+            packed.slots,
+            tuple(subjects.items()),
+            tuple(missing),
+        )
 
-    def _make(self, message: rls_pb2.RateLimitRequest) -> Plan:
+    def _make(self, message: rls_pb2.RateLimitRequest, subjects: _Subjects) -> Plan:
         request = from_rls_request(message, self._bounds)
-        return make_plan(self.policy, request, self._options, self.hash_secret)
+        facts = self.facts._replace(subjects=subjects) if subjects else self.facts
+        return make_plan(self.policy, request, self._options, self.hash_secret, facts)
+
+    def _look_up(
+        self,
+        domain: Domain,
+        message: rls_pb2.RateLimitRequest,
+        subjects: _Subjects,
+        missing: list[str],
+    ) -> None:
+        """Add what the directory says of each subject that a request names."""
+        for descriptor in message.descriptors:
+            entries = [(entry.key, entry.value) for entry in descriptor.entries]
+            field = subject_field(domain, entries, self.hash_secret)
+            if not field or field in subjects:
+                continue
+            record = self._directory.get(field)
+            if record is UNKNOWN:
+                missing.append(field)
+                subjects[field] = None
+            else:
+                subjects[field] = record
 
     def _follow(
-        self, domain: Domain, message: rls_pb2.RateLimitRequest
-    ) -> tuple[tuple[object, ...], list[_Entries]] | None:
-        """Return the path of a usual request and its entries, or None for any other."""
+        self, domain: Domain, message: rls_pb2.RateLimitRequest, subjects: _Subjects
+    ) -> _Followed | None:
+        """Return where a usual request leads, or None for any other."""
         path: list[object] = [domain.name]
         every: list[_Entries] = []
+        tiers: list[str] = []
         short = self._short
-        if len(message.descriptors) > MAX_PATH_ENTRIES:
+        if len(message.descriptors) > MAX_PATH_ENTRIES or self.facts.blocks:
             return None
         count = 0
         for descriptor in message.descriptors:
@@ -129,22 +221,32 @@ class Planner:
             ):
                 return None
             entries = [(entry.key, entry.value) for entry in descriptor.entries]
-            count += len(entries)
-            steps = walk(domain, entries)
-            if (
-                not steps
-                or len(steps) < len(entries)
-                or steps[-1][0].needs_metric_walk
-                or count > MAX_PATH_ENTRIES
-            ):
-                return None
-            for (key, value), (node, how) in zip(entries, steps, strict=True):
-                if len(value) > short or len(key) > MAX_KEY:
+            for key, value in entries:
+                if len(value) > short or not key or len(key) > MAX_KEY:
                     return None
+            who = NOBODY
+            if domain.attributes or domain.subjects is not None:
+                entries, who = self._meet(domain, entries, subjects)
+            count += len(entries)
+            steps = walk(domain, entries) if count <= MAX_PATH_ENTRIES else []
+            if not _is_usual(steps, len(entries)):
+                return None
+            for (key, _), (node, how) in zip(entries, steps, strict=True):
                 path += (key, id(node), how)
-            path.append(None)
+            path.append(None if who is NOBODY else (who.tier, who.overrides))
             every.append(entries)
-        return tuple(path), every
+            tiers.append(who.tier)
+        return _Followed(tuple(path), every, tiers)
+
+    def _meet(self, domain: Domain, entries: _Entries, subjects: _Subjects) -> tuple[_Entries, Who]:
+        """Return what is to be matched, and who asks."""
+        rest, attributes = take_attributes(domain, entries)
+        if domain.subjects is None:
+            return list(rest), NOBODY
+        field = subject_field(domain, entries, self.hash_secret)
+        return list(rest), who_asks(
+            domain, field, attributes, self.facts._replace(subjects=subjects)
+        )
 
     def _is_second_sight(self, sight: int) -> bool:
         place = sight & _SIGHT
@@ -153,28 +255,41 @@ class Planner:
         self._sights[place] = sight
         return False
 
-    def _learn(
-        self, domain: Domain, path: tuple[object, ...], every: list[_Entries], plan: Plan
-    ) -> _Known:
+    def _learn(self, domain: Domain, found: _Followed, plan: Plan) -> _Known:
         """Remember what a path leads to, from a request that took it."""
         recipes: list[tuple[int, Recipe]] = []
-        for index, (entries, planned) in enumerate(zip(every, plan.descriptors, strict=True)):
+        place = Place(self._options, self.hash_secret, domain.partition_by)
+        for index, (entries, planned) in enumerate(
+            zip(found.entries, plan.descriptors, strict=True)
+        ):
             if planned.check is None:
                 continue
-            assert planned.limit is not None, "what is checked has a limit"
             steps = walk(domain, entries)
             parts = [
                 to_part(domain, key, value, step)
                 for (key, value), step in zip(entries, steps, strict=True)
             ]
-            recipe = to_recipe(planned.limit, parts, self._options, self.hash_secret)
-            recipes.append((index, recipe))
-        size = sum(map(len, every))
+            for at in range(planned.check, planned.check + planned.check_count):
+                limit = plan.checks[at].limit
+                recipes.append((index, to_recipe(limit, parts, place, found.tiers[index])))
+        size = sum(map(len, found.entries))
         if self._known_entries + size > MAX_ENTRIES:
             self._known.clear()
             self._known_entries = 0
         self._known_entries += size
         cost = plan.descriptors[0].cost
-        outlines = {cost: Outline(plan, self._options)}
-        known = self._known[path] = _Known(outlines, tuple(recipes))
+        known = _Known(
+            {cost: Outline(plan, self._options)},
+            tuple(recipes),
+            all(recipe.newcomers is None for _, recipe in recipes),
+        )
+        self._known[found.path] = known
         return known
+
+
+def _is_usual(steps: Sequence[Step], entries: int) -> bool:
+    """Tell whether all entries matched, and a limit is reached that only the path decides about."""
+    if not steps or len(steps) < entries:
+        return False
+    node = steps[-1][0]
+    return not node.needs_metric_walk and not any(limit.slot for limit in node.limits)

@@ -4,12 +4,18 @@ Rules:
 - One await on the store. Everything before and after it is pure.
 - A request is answered by its own deadline, less ANSWER_MARGIN_S for the way back.
 - No decision from the store is never an exception to the caller unless a rule says `error`.
+- A calendar's periods are those around our clock; where the store's is in none of them it decides
+  nothing and names its time, and is asked once more with the periods around that.
 """
 
+import asyncio
+import contextlib
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd.decisions.deny_cache import DenyCache
@@ -17,15 +23,20 @@ from ratelimitd.decisions.failure import failed_counts, failure_policy, fold_fai
 from ratelimitd.decisions.fold import fold
 from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.plan import Plan, Reply
-from ratelimitd.decisions.planning import make_plan, short_fingerprint
-from ratelimitd.decisions.request import Descriptor
+from ratelimitd.decisions.planning import make_plan
+from ratelimitd.decisions.request import Descriptor, Request
+from ratelimitd.decisions.shown import short_fingerprint
+from ratelimitd.decisions.subject import Subject
 from ratelimitd.decisions.verdict import Code, RuleOutcome, Verdict
+from ratelimitd.decisions.who import subject_field
 from ratelimitd.errors import StoreError, StoreUnavailable
-from ratelimitd.policy.model import FailurePolicy
+from ratelimitd.policy.model import Domain, FailurePolicy
 from ratelimitd.services.context import CallContext
 from ratelimitd.services.convert import RequestBounds, from_rls_request, to_rls_response
+from ratelimitd.services.directory import UNKNOWN, Directory, NoDirectory
 from ratelimitd.services.local_counters import LocalCounters
 from ratelimitd.services.policy_holder import PolicyHolder
+from ratelimitd.services.policy_now import PolicyNow
 from ratelimitd.services.store_access import StoreAccess
 from ratelimitd.telemetry.counters import Telemetry
 from ratelimitd.telemetry.refusals import RefusalLog, trace_id
@@ -41,6 +52,7 @@ DEFAULT_DEADLINE_S = 0.5
 METHOD = "envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
 
 NOT_USABLE = "store: not usable since the start"
+CLOCK_JUMPED = "store: its clock is in no period of the calendar, also after it named its time"
 
 _REFUSALS = frozenset(
     {RuleOutcome.REFUSED, RuleOutcome.FAILED_CLOSED, RuleOutcome.FAILED_LOCAL_REFUSED}
@@ -60,8 +72,17 @@ class RateLimitService:
     deny_cache: DenyCache
     local: LocalCounters
     bounds: RequestBounds = field(default_factory=RequestBounds)
+    directory: Directory = field(default_factory=NoDirectory)
+    # Microseconds since the Unix epoch: periods, ends of blocks, limits that exist at some times.
+    wall_us: Callable[[], int] = field(default=lambda: time.time_ns() // 1000)
+    policy_now: PolicyNow = field(init=False)
     # Stands in until the store's own secret is known; such plans are never sent.
     _fallback_secret: bytes = field(default_factory=lambda: os.urandom(32), repr=False)
+
+    def __post_init__(self) -> None:
+        """Follow the policy through time."""
+        self.policy_now = PolicyNow(self.holder, self.directory)
+        self.holder.listeners.append(self.policy_now.forget)
 
     async def should_rate_limit(
         self, message: rls_pb2.RateLimitRequest, context: CallContext
@@ -71,15 +92,54 @@ class RateLimitService:
         Raises InvalidRequest, NotPermitted, NotReady, or StoreError where a rule's failure policy
         is `error`.
         """
-        plan = self.plan(message)
+        request = from_rls_request(message, self.bounds)
         if context.caller is not None:
-            context.caller.check_domain(METHOD, plan.request.domain)
-        return to_rls_response(await self._decide(plan, context))
+            context.caller.check_domain(METHOD, request.domain)
+        return to_rls_response(await self._decide(request, context))
 
-    def plan(self, message: rls_pb2.RateLimitRequest) -> Plan:
+    async def plan(
+        self, message: rls_pb2.RateLimitRequest, context: CallContext | None = None
+    ) -> Plan:
         """Return the plan of a message under the policy in force; InvalidRequest, NotReady."""
         request = from_rls_request(message, self.bounds)
-        return make_plan(self.holder.current(), request, self.options, self.hash_secret)
+        await self._meet(request, answer_within_s(context or CallContext()))
+        return self.plan_at(request, self.wall_us())
+
+    def plan_at(self, request: Request, wall_us: int) -> Plan:
+        """Return the plan of a request at a time, with what is known of its subjects now."""
+        now = self.policy_now.at(wall_us)
+        facts = now.facts._replace(now_us=wall_us)
+        domain = now.policy.domains.get(request.domain)
+        if domain is not None and domain.subjects is not None:
+            facts = facts._replace(subjects=self._records(domain, request))
+        return make_plan(now.policy, request, self.options, self.hash_secret, facts)
+
+    async def _meet(self, request: Request, timeout_s: float) -> None:
+        """Wait until the directory knows the subjects of a request, or gave up."""
+        domain = self.policy_now.at(self.wall_us()).policy.domains.get(request.domain)
+        if domain is None or domain.subjects is None:
+            return
+        fields = [
+            field
+            for one in request.descriptors
+            if (field := subject_field(domain, one.entries, self.hash_secret))
+            and self.directory.get(field) is UNKNOWN
+        ]
+        if not fields:
+            return
+        known = asyncio.Event()
+        self.directory.want(fields, known.set)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(known.wait(), timeout_s)
+
+    def _records(self, domain: Domain, request: Request) -> dict[str, Subject | None]:
+        records: dict[str, Subject | None] = {}
+        for one in request.descriptors:
+            field = subject_field(domain, one.entries, self.hash_secret)
+            found = self.directory.get(field) if field else UNKNOWN
+            if found is not UNKNOWN:
+                records[field] = found
+        return records
 
     @property
     def hash_secret(self) -> bytes:
@@ -89,7 +149,7 @@ class RateLimitService:
     def answer_at_once(self, plan: Plan, now_us: int, context: CallContext) -> Verdict | None:
         """Return the verdict on a plan that needs no store now, or None if it must be asked."""
         if not plan.checks:
-            return self._conclude(fold(plan, None, self.options), context)
+            return self._conclude(fold(plan, None, self.options, now_us=self.wall_us()), context)
         cached = self.deny_cache.answer(plan, now_us)
         if cached is None:
             return None
@@ -102,6 +162,8 @@ class RateLimitService:
 
         It is the store's error where a rule's failure policy is `error`.
         """
+        if isinstance(reply, Reply) and reply.is_stale:
+            reply = StoreUnavailable(CLOCK_JUMPED)
         if isinstance(reply, StoreError):
             if failure_policy(plan) is FailurePolicy.ERROR:
                 self.telemetry.observe_failed(failed_counts(plan))
@@ -110,13 +172,19 @@ class RateLimitService:
         self.deny_cache.remember(plan, reply, sent_us)
         return self._conclude(fold(plan, reply, self.options), context)
 
-    async def _decide(self, plan: Plan, context: CallContext) -> Verdict:
+    async def _decide(self, request: Request, context: CallContext) -> Verdict:
+        within_s = answer_within_s(context)
+        await self._meet(request, within_s)
+        plan = self.plan_at(request, self.wall_us())
         sent_us = self.now_us()
         verdict = self.answer_at_once(plan, sent_us, context)
         if verdict is not None:
             return verdict
         try:
             reply: Reply | StoreError = await self._ask(plan, context)
+            if isinstance(reply, Reply) and reply.is_stale:
+                plan = self.plan_at(request, reply.now_us)
+                reply = await self._ask(plan, context)
         except StoreError as error:
             reply = error
         answered = self.answer_reply(plan, reply, sent_us, context)
@@ -145,20 +213,17 @@ class RateLimitService:
         plan = verdict.plan
         now_s = self.now_us() / US_PER_S
         trace = trace_id(context.trace_parent or "")
-        checked = [
-            descriptor
-            for descriptor, planned in zip(plan.request.descriptors, plan.descriptors, strict=True)
-            if planned.check is not None
-        ]
-        for descriptor, count in zip(checked, verdict.counts, strict=True):
-            if count.outcome in _REFUSALS:
-                self.refusals.refused(
-                    count.limit,
-                    fingerprint=partial(self._fingerprint, descriptor),
-                    trace_id=trace,
-                    revision=plan.policy_revision,
-                    now_s=now_s,
-                )
+        counts = iter(verdict.counts)
+        for descriptor, planned in zip(plan.request.descriptors, plan.descriptors, strict=True):
+            for count in islice(counts, planned.check_count if planned.check is not None else 0):
+                if count.outcome in _REFUSALS:
+                    self.refusals.refused(
+                        count.limit,
+                        fingerprint=partial(self._fingerprint, descriptor),
+                        trace_id=trace,
+                        revision=plan.policy_revision,
+                        now_s=now_s,
+                    )
 
     def _fingerprint(self, descriptor: Descriptor) -> str:
         """Return what stands for all values of a descriptor in the log."""

@@ -16,7 +16,9 @@ from ratelimitd.decisions.fold import unchecked_status, whole_seconds
 from ratelimitd.decisions.near import near_part, near_threshold
 from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.plan import DescriptorPlan, Plan, Reply
+from ratelimitd.decisions.subject import Subject
 from ratelimitd.decisions.verdict import Code, RuleOutcome
+from ratelimitd.policy.model import HeaderStyle
 from ratelimitd.services.encode import OK_RESPONSE, encode_status, join_statuses, status_head
 from ratelimitd.store.wire import pack_plan, with_cost
 from ratelimitd.telemetry.counters import Telemetry
@@ -26,9 +28,10 @@ _ALLOWED = RuleOutcome.ALLOWED.value
 
 
 class _Line(NamedTuple):
-    """One descriptor: what its status begins with, and what its check is measured by.
+    """One limit of a descriptor: what its status begins with, and what its check is measured by.
 
     `check` is None for one that the store is not asked about; `head` is then the whole status.
+    `is_last` ends a descriptor: of its limits the one with the least left is told.
     """
 
     check: int | None
@@ -37,28 +40,31 @@ class _Line(NamedTuple):
     cost: int
     near_from: int
     counts_denied: bool
+    is_last: bool
 
 
 class Outline:
     """What plans have in common that differ in their keys alone."""
 
-    __slots__ = ("_is_common", "_lines", "_names", "_rows", "domain", "shape")
+    __slots__ = ("_is_common", "_lines", "_names", "_rows", "check_count", "domain", "shape")
 
     def __init__(self, plan: Plan, options: DecisionOptions) -> None:
         """Take the outline of `plan`."""
         self.domain = plan.request.domain
         self.shape = pack_plan(plan).shape
-        self._lines = tuple([_to_line(one, options) for one in plan.descriptors])
+        self.check_count = len(plan.checks)
+        self._lines = tuple(
+            [line for one in plan.descriptors for line in _to_lines(plan, one, options)]
+        )
         self._is_common = (
-            not options.has_limit_headers
+            plan.headers is HeaderStyle.NONE
             and not options.has_dynamic_metadata
             and not plan.unmatched
+            and not plan.unknown_tiers
             and all(line.cost >= 0 for line in self._lines)
         )
         self._names = tuple(
-            (one.limit.domain, one.metric_key, one.limit.rule)
-            for one in plan.descriptors
-            if one.check is not None and one.limit is not None
+            (check.limit.domain, check.metric_key, check.limit.rule) for check in plan.checks
         )
         self._rows: tuple[RuleSeries, ...] | None = None
 
@@ -77,17 +83,18 @@ class Outline:
             return None
         results = reply.results
         for result in results:
-            if result[0]:
+            # Over, or beside its own counter.
+            if result[0] or result[6]:
                 return None
         rows = self._rows or self._find_rows(telemetry)
         statuses: list[bytes] = []
-        for check, head, amount, cost, near_from, counts_denied in self._lines:
+        least, told, told_us = -1, b"", 0
+        for check, head, amount, cost, near_from, counts_denied, is_last in self._lines:
             if check is None:
                 statuses.append(head)
                 continue
             _, before, after, final, reset_us, _, _ = results[check]
-            used = after if counts_denied else final
-            statuses.append(encode_status(head, max(0, amount - used), whole_seconds(reset_us)))
+            remaining = max(0, amount - (after if counts_denied else final))
             row = rows[check]
             row.outcomes[_ALLOWED] += 1
             row.hits += cost
@@ -97,6 +104,11 @@ class Outline:
                 if near:
                     row.near += 1
                     row.near_hits += near
+            if least < 0 or remaining < least:
+                least, told, told_us = remaining, head, reset_us
+            if is_last:
+                statuses.append(encode_status(told, least, whole_seconds(told_us) or 1))
+                least = -1
         return OK_RESPONSE + join_statuses(statuses)
 
     def _find_rows(self, telemetry: Telemetry) -> tuple[RuleSeries, ...]:
@@ -113,7 +125,8 @@ class ReadyPlan(NamedTuple):
     """A plan as the store gets it, its outline, and the plan itself when it is asked for.
 
     `whole` is the plan where it was made; else `maker` makes it of `body`. Many are kept, so it
-    holds nothing more that the garbage collector has to look at.
+    holds nothing more that the garbage collector has to look at. `subjects` are the fields and
+    records that it was made with, `missing` the fields among them that nobody knew.
     """
 
     outline: Outline
@@ -122,34 +135,53 @@ class ReadyPlan(NamedTuple):
     body: bytes
     whole: Plan | None
     maker: "PlanMaker"
+    slots: bytes = b""
+    subjects: tuple[tuple[str, Subject | None], ...] = ()
+    missing: tuple[str, ...] = ()
+
+    @property
+    def check_count(self) -> int:
+        """How many checks it has: a check may have several keys."""
+        return self.outline.check_count
 
     @property
     def plan(self) -> Plan:
         """The plan itself."""
-        return self.whole if self.whole is not None else self.maker.whole_plan(self.body)
+        return self.whole if self.whole is not None else self.maker.whole_plan(self)
 
 
 class PlanMaker(Protocol):
     """Who planned a request, and can do so again."""
 
-    def whole_plan(self, body: bytes) -> Plan:
-        """Return the plan of an encoded request that was planned before."""
+    def whole_plan(self, ready: ReadyPlan) -> Plan:
+        """Return the plan of a request that was planned before."""
+        ...
+
+    def is_current(self, ready: ReadyPlan) -> bool:
+        """Tell whether a plan would be made of the same records again."""
         ...
 
 
-def _to_line(one: DescriptorPlan, options: DecisionOptions) -> _Line:
-    if one.check is None or one.limit is None:
+def _to_lines(plan: Plan, one: DescriptorPlan, options: DecisionOptions) -> list[_Line]:
+    if one.check is None:
         status = unchecked_status(one)
         encoded = encode_status(
             status_head(status.code, status.limit), status.remaining, status.reset_s
         )
-        return _Line(None, encoded, 0, 0, 0, counts_denied=False)
-    limit = one.limit
-    return _Line(
-        one.check,
-        status_head(Code.OK, limit),
-        limit.requests_per_unit,
-        one.cost,
-        near_threshold(limit.requests_per_unit, options.near_limit_ratio),
-        limit.counts_denied,
-    )
+        return [_Line(None, encoded, 0, 0, 0, counts_denied=False, is_last=True)]
+    end = one.check + one.check_count
+    lines = []
+    for at in range(one.check, end):
+        limit = plan.checks[at].limit
+        lines.append(
+            _Line(
+                at,
+                status_head(Code.OK, limit),
+                limit.capacity,
+                one.cost,
+                near_threshold(limit.capacity, options.near_limit_ratio),
+                limit.counts_denied,
+                at == end - 1,
+            )
+        )
+    return lines

@@ -119,9 +119,7 @@ def _join(
         # Nothing refuses, and the plan itself need not be looked at.
         return Reply(now_us, is_refused=False, results=tuple(ordered))
     plan = packed.plan
-    over = [
-        (check.limit, result.is_over) for check, result in zip(plan.checks, ordered, strict=True)
-    ]
+    over = [(check, result.is_over) for check, result in zip(plan.checks, ordered, strict=True)]
     refused = plan.is_denied or is_refused(over, plan.passing_quota)
     if refused:
         returned: dict[bytes, int] = {}

@@ -60,6 +60,7 @@ class Packed(NamedTuple):
     plan: Plan
     shape: bytes
     keys: tuple[bytes, ...]
+    slots: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,7 +150,7 @@ def test_refusal_is_one_rule_in_lua_and_python(client: redis.Redis) -> None:
                     ),
                     passing_quota=passing_quota,
                 )
-                overs = [(c.limit, c.limit.requests_per_unit == 0) for c in plan.checks]
+                overs = [(c, c.limit.requests_per_unit == 0) for c in plan.checks]
                 expected = is_refused(overs, passing_quota)
                 # then the model, which every script is held to, says the same
                 assert ModelStore().check([plan], NOW_US)[0].is_refused == expected

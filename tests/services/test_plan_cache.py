@@ -17,8 +17,11 @@ class Maker:
         outline = Outline(plan, DecisionOptions())
         return ReadyPlan(outline, outline.shape, (plan.checks[0].key,), body, plan, self)
 
-    def whole_plan(self, body: bytes) -> Plan:
+    def whole_plan(self, ready: ReadyPlan) -> Plan:
         raise AssertionError("every plan is whole")
+
+    def is_current(self, ready: ReadyPlan) -> bool:
+        raise AssertionError("no plan has subjects")
 
 
 def test_plan_is_kept_at_its_second_sight() -> None:

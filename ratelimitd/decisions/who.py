@@ -1,0 +1,93 @@
+"""Who asks: the tier of a descriptor and the overrides of its subject.
+
+Rules:
+- The registry's tier beats that of a trusted entry. An override of the subject beats both.
+- A tier that a limit does not name counts as its default.
+- What has expired at the time of the facts does not count.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from ratelimitd.decisions.amounts import with_amount
+from ratelimitd.decisions.facts import Facts
+from ratelimitd.decisions.subject import AmountOverride, entry_field
+from ratelimitd.policy.model import Domain, Limit
+
+# The name of an override that is for every limit of a subject.
+EVERY_LIMIT = "*"
+
+
+class Who(NamedTuple):
+    """A tier, where it came from (registry, entry or empty), and the overrides of a subject.
+
+    `field` is the subject's in the registry; empty without one.
+    """
+
+    tier: str = ""
+    origin: str = ""
+    overrides: tuple[AmountOverride, ...] = ()
+    field: str = ""
+
+
+NOBODY: Final = Who()
+
+
+def subject_field(domain: Domain, entries: Sequence[tuple[str, str]], hash_secret: bytes) -> str:
+    """Return the registry's field of the subject that `entries` name; empty without one."""
+    if domain.subjects is None:
+        return ""
+    wanted = domain.subjects.key
+    for key, value in entries:
+        if key == wanted:
+            return entry_field(
+                domain.name,
+                key,
+                value,
+                is_secret=key in domain.secret_keys,
+                hash_secret=hash_secret,
+            )
+    return ""
+
+
+def who_asks(domain: Domain, field: str, attributes: Mapping[str, str], facts: Facts) -> Who:
+    """Return whose tier and overrides count, by the registry's `field` and what came beside."""
+    subjects = domain.subjects
+    assert subjects is not None, "only a domain with subjects asks who"
+    record = facts.subjects.get(field) if field else None
+    overrides: tuple[AmountOverride, ...] = ()
+    if record is not None:
+        overrides = tuple(
+            one for one in record.overrides if one.until_us is None or facts.now_us < one.until_us
+        )
+        if record.tier:
+            return Who(record.tier, "registry", overrides, field)
+    if subjects.trusts_tier_entry and (tier := attributes.get(subjects.tier, "")):
+        return Who(tier, "entry", overrides, field)
+    return Who("", "", overrides, field)
+
+
+def limit_for(limit: Limit, who: Who) -> Limit:
+    """Return a limit with the number that holds for who asks."""
+    named = override_of(limit, who)
+    if named is not None:
+        return with_amount(limit, named.amount)
+    if limit.tiers and who.tier in limit.tiers:
+        return with_amount(limit, limit.tiers[who.tier])
+    return limit
+
+
+def override_of(limit: Limit, who: Who) -> AmountOverride | None:
+    """Return the subject's override of a limit: by its name, else the one of every limit."""
+    chosen: AmountOverride | None = None
+    for one in who.overrides:
+        if limit.name and one.limit == limit.name:
+            return one
+        if one.limit == EVERY_LIMIT:
+            chosen = one
+    return chosen
+
+
+def is_unknown_tier(limit: Limit, who: Who) -> bool:
+    """Tell whether somebody gave a tier that a limit with tiers does not name."""
+    return bool(limit.tiers and who.tier and who.tier not in limit.tiers)
