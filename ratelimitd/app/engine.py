@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ratelimitd.app.batch_metrics import OVERLOADED, measured
 from ratelimitd.app.store_link import BatchedStore, StoreWatch
@@ -18,7 +18,7 @@ from ratelimitd.services.local_counters import LocalCounters
 from ratelimitd.services.policy_holder import PolicyHolder
 from ratelimitd.services.ratelimit import RateLimitService
 from ratelimitd.settings.model import Settings
-from ratelimitd.store.address import StoreAddress
+from ratelimitd.store.address import StoreAddress, StoreKind
 from ratelimitd.store.hash_secret import read_hash_secret_file
 from ratelimitd.store.open import OpenStore, StoreOptions, open_store
 from ratelimitd.telemetry.counters import BreakerState, Telemetry
@@ -75,7 +75,9 @@ async def open_engine(
     service = RateLimitService(
         holder=health.holder,
         store=store,
-        options=settings.decisions,
+        options=replace(
+            settings.decisions, has_partitions=opened.address.kind is StoreKind.CLUSTER
+        ),
         telemetry=telemetry,
         refusals=RefusalLog(telemetry.logs),
         now_us=_now_us,

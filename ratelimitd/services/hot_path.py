@@ -241,6 +241,7 @@ class HotPath:
     def _ask_again(self, ticket: "_Ticket", store_us: int) -> None:
         """Send a call once more, with calendar periods around the store's own time."""
         service = self._service
+        service.telemetry.stale_period()
         ready, replies, number, head, sent_us, _ = ticket
         packed = pack_plan(service.plan_at(ready.plan.request, store_us))
         outline = Outline(packed.plan, service.options)

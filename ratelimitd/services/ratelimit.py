@@ -183,6 +183,7 @@ class RateLimitService:
         try:
             reply: Reply | StoreError = await self._ask(plan, context)
             if isinstance(reply, Reply) and reply.is_stale:
+                self.telemetry.stale_period()
                 plan = self.plan_at(request, reply.now_us)
                 reply = await self._ask(plan, context)
         except StoreError as error:

@@ -59,6 +59,7 @@ class StoreSeries:
         "give_backs_lost",
         "keys",
         "late_answers",
+        "lost_debt",
         "max_memory_bytes",
         "plans",
         "queued_checks",
@@ -80,6 +81,7 @@ class StoreSeries:
         self.unreadable_states = 0
         self.give_backs_done = 0
         self.give_backs_lost = 0
+        self.lost_debt = 0
         self.used_memory_bytes: int | None = None
         self.max_memory_bytes: int | None = None
         self.evicted_keys: int | None = None
@@ -160,6 +162,9 @@ class Telemetry:
         self.domain_not_found = 0
         self.global_shadow = 0
         self.deny_cache_answers = 0
+        self.blocked = 0
+        self.unknown_tiers = 0
+        self.stale_periods = 0
         self.methods: dict[str, MethodSeries] = {}
         self.store = StoreSeries()
         self.policy = PolicySeries()
@@ -177,6 +182,11 @@ class Telemetry:
             self._count_unmatched(verdict)
         if verdict.is_shadowed:
             self.global_shadow += 1
+        plan = verdict.plan
+        if plan.is_blocked:
+            self.blocked += 1
+        if plan.unknown_tiers:
+            self.unknown_tiers += plan.unknown_tiers
 
     def observe_failed(self, counts: Sequence[RuleCount]) -> None:
         """Count the rules of a request that was answered with an error: it has no verdict."""
@@ -224,6 +234,14 @@ class Telemetry:
         """Count charges of refused requests that a Cluster took back, and that it did not."""
         self.store.give_backs_done += done
         self.store.give_backs_lost += lost
+
+    def stale_period(self, count: int = 1) -> None:
+        """Count requests that are asked again: no period held the store's time."""
+        self.stale_periods += count
+
+    def lost_debt(self, amount: int) -> None:
+        """Count the cost of denied hits beyond what a limit takes as debt; it was not recorded."""
+        self.store.lost_debt += amount
 
     def unreadable_state(self, count: int = 1) -> None:
         """Count stored values that no version of the script wrote; they were overwritten."""

@@ -119,15 +119,23 @@ def _rules(telemetry: Telemetry) -> Iterator[Metric]:
     refunded = CounterMetricFamily(
         "ratelimitd_refunded_hits", "Cost given back by negative hits.", labels=labels
     )
+    overflowed = CounterMetricFamily(
+        "ratelimitd_overflowed_values",
+        "Decisions on values that shared a counter, because too many were new in a second.",
+        labels=labels,
+    )
     for row in rows:
         for outcome, count in list(row.outcomes.items()):
             decisions.add_metric([row.domain, row.name, outcome], count)
         near.add_metric([row.domain, row.name], row.near)
         if row.refunded_hits:
             refunded.add_metric([row.domain, row.name], row.refunded_hits)
+        if row.overflowed:
+            overflowed.add_metric([row.domain, row.name], row.overflowed)
     yield decisions
     yield near
     yield refunded
+    yield overflowed
     yield CounterMetricFamily(
         "ratelimitd_metric_keys_overflowed",
         'Decisions counted under the rule "(other)", because too many values have a metric.',
@@ -147,6 +155,19 @@ def _requests(telemetry: Telemetry) -> Iterator[Metric]:
         "ratelimitd_domain_not_found",
         "Descriptors of domains that the policy does not have.",
         value=telemetry.domain_not_found,
+    )
+    yield CounterMetricFamily(
+        "ratelimitd_blocked", "Requests refused because of a block.", value=telemetry.blocked
+    )
+    yield CounterMetricFamily(
+        "ratelimitd_unknown_tiers",
+        "Limits decided by their default, because they do not name the caller's tier.",
+        value=telemetry.unknown_tiers,
+    )
+    yield CounterMetricFamily(
+        "ratelimitd_stale_periods",
+        "Requests asked again, because the store's time was in no period that was sent.",
+        value=telemetry.stale_periods,
     )
     yield CounterMetricFamily(
         "ratelimitd_global_shadow",
@@ -184,6 +205,11 @@ def _store(telemetry: Telemetry) -> Iterator[Metric]:
     for kind, count in list(store.errors.items()):
         errors.add_metric([kind], count)
     yield errors
+    yield CounterMetricFamily(
+        "ratelimitd_lost_debt",
+        "Cost of denied hits beyond max_debt, which was not recorded.",
+        value=store.lost_debt,
+    )
     breaker = GaugeMetricFamily(
         "ratelimitd_store_breaker_state", "1 for the state of the breaker.", labels=["state"]
     )

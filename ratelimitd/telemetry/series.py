@@ -83,6 +83,7 @@ class RuleSeries:
         "near_hits",
         "outcomes",
         "over_hits",
+        "overflowed",
         "refunded_hits",
         "rule",
         "shadow_hits",
@@ -104,6 +105,7 @@ class RuleSeries:
         self.shadow_hits = 0
         self.cached_hits = 0
         self.refunded_hits = 0
+        self.overflowed = 0
 
     def add(self, count: RuleCount) -> None:
         """Add what one descriptor did."""
@@ -121,6 +123,8 @@ class RuleSeries:
         self.refunded_hits += count.refunded_hits
         if count.is_near:
             self.near += 1
+        if count.is_overflowed:
+            self.overflowed += 1
 
 
 class RuleTable:

@@ -32,8 +32,17 @@ RULE_COUNTS: Final = (
     "shadow_hits",
     "cached_hits",
     "refunded_hits",
+    "overflowed",
 )
-TOTALS: Final = ("domain_not_found", "global_shadow", "deny_cache_answers", "worker_restarts")
+TOTALS: Final = (
+    "domain_not_found",
+    "global_shadow",
+    "deny_cache_answers",
+    "worker_restarts",
+    "blocked",
+    "unknown_tiers",
+    "stale_periods",
+)
 STORE_HISTOGRAMS: Final = ("seconds", "checks", "plans")
 STORE_COUNTS: Final = (
     "breaker_opened",
@@ -42,6 +51,7 @@ STORE_COUNTS: Final = (
     "unreadable_states",
     "give_backs_done",
     "give_backs_lost",
+    "lost_debt",
 )
 STORE_INFO: Final = ("used_memory_bytes", "max_memory_bytes", "evicted_keys", "keys")
 POLICY_VALUES: Final = (
