@@ -3,7 +3,7 @@
 What an argument or the server says is data: no markup, no emoji codes, no control characters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from google.protobuf.json_format import MessageToJson
@@ -59,6 +59,8 @@ def print_explanation(descriptors: Sequence[str], answer: inspect_pb2.ExplainRes
         line(f"  {found.summary}")
         if found.limit:
             line(f"  {found.limit}  ({found.position})")
+        for stands in _standing(found):
+            line(f"  {stands}")
     console.print()
     line(f"policy {answer.policy_revision}")
 
@@ -90,6 +92,22 @@ def _to_cells(status: rls_pb2.RateLimitResponse.DescriptorStatus) -> tuple[Text,
         Text(str(status.limit_remaining)),
         Text(describe_span(status.duration_until_reset.seconds)),
     )
+
+
+def _standing(found: inspect_pb2.ExplainResponse.Descriptor) -> Iterator[str]:
+    """Yield who asks, and what holds for them."""
+    if found.block:
+        yield f"blocked: {found.block}"
+    if found.subject:
+        tier = f"tier {found.tier} ({found.tier_origin})" if found.tier else "no tier"
+        yield f"subject {found.subject}, {tier}"
+    if len(found.limits) > 1 or any(limit.reason for limit in found.limits):
+        for limit in found.limits:
+            name = f"{limit.name}: " if limit.name else ""
+            reason = f", {limit.reason}" if limit.reason else ""
+            yield f"- {name}{limit.amount} for each {limit.scope}{reason}".replace(
+                "for each global", "for everybody"
+            )
 
 
 def _store_failure(answer: rls_pb2.RateLimitResponse) -> str:

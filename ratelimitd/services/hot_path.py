@@ -10,14 +10,12 @@ Rules:
 
 import asyncio
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd.decisions.plan import Reply
 from ratelimitd.errors import StoreError
-from ratelimitd.services.context import CallContext
 from ratelimitd.services.encode import encode_response
-from ratelimitd.services.gate import Peer
+from ratelimitd.services.hot_calls import Call, Head, Later, Replies, to_context
 from ratelimitd.services.parse import parse_request
 from ratelimitd.services.plan_cache import PlanCache
 from ratelimitd.services.planner import Planner
@@ -31,41 +29,6 @@ from ratelimitd.services.ready_plan import Outline, ReadyPlan
 from ratelimitd.store.batcher import Waiting
 from ratelimitd.store.port import Answer
 from ratelimitd.store.wire import pack_plan
-
-
-class Head(Protocol):
-    """What a transport knows of a call; `timeout_s` is None without a deadline."""
-
-    @property
-    def timeout_s(self) -> float | None:
-        """Return how long the caller waits."""
-        ...
-
-    @property
-    def trace_parent(self) -> str | None:
-        """Return the caller's trace."""
-        ...
-
-
-# The transport's number of a call, what it knows of it, and the encoded request.
-Call = tuple[int, Head, bytes]
-
-
-class Replies(Protocol):
-    """Where the calls of one read are answered; `caller` made them, None where nobody asks."""
-
-    @property
-    def caller(self) -> Peer | None:
-        """Return who calls."""
-        ...
-
-    def answer_all(self, answers: Sequence[tuple[int, bytes]], /) -> None:
-        """Answer calls with their encoded responses."""
-        ...
-
-    def fail(self, number: int, error: Exception, /) -> None:
-        """Answer a call with an error, by the transport's table."""
-        ...
 
 
 class HotPath:
@@ -270,25 +233,6 @@ class HotPath:
         return plans
 
 
-class Later(NamedTuple):
-    """What is known of a call that waited already."""
-
-    head: Head
-    late_s: float
-    default_s: float
-
-    @property
-    def timeout_s(self) -> float | None:
-        """Return how much longer the caller waits."""
-        timeout_s = self.head.timeout_s
-        return (self.default_s if timeout_s is None else timeout_s) - self.late_s
-
-    @property
-    def trace_parent(self) -> str | None:
-        """Return the caller's trace."""
-        return self.head.trace_parent
-
-
 # Calls whose subjects are to be asked for, and the fields of those.
 _Unmet = tuple[list[Call], dict[str, None]]
 _Ticket = tuple[ReadyPlan, Replies, int, Head, int, bool]
@@ -296,9 +240,3 @@ _Ticket = tuple[ReadyPlan, Replies, int, Head, int, bool]
 
 def _nothing(_: bytes) -> ReadyPlan:
     raise AssertionError("there is no policy yet")
-
-
-def to_context(head: Head, default_s: float) -> CallContext:
-    """Return what a service is told of a call."""
-    timeout_s = default_s if head.timeout_s is None else head.timeout_s
-    return CallContext(timeout_s, head.trace_parent)

@@ -19,8 +19,10 @@ from itertools import islice
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd.decisions.deny_cache import DenyCache
+from ratelimitd.decisions.facts import Facts
 from ratelimitd.decisions.failure import failed_counts, failure_policy, fold_failure
 from ratelimitd.decisions.fold import fold
+from ratelimitd.decisions.found import Scene
 from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.plan import Plan, Reply
 from ratelimitd.decisions.planning import make_plan
@@ -107,12 +109,24 @@ class RateLimitService:
 
     def plan_at(self, request: Request, wall_us: int) -> Plan:
         """Return the plan of a request at a time, with what is known of its subjects now."""
+        policy = self.policy_now.at(wall_us).policy
+        facts = self._facts(request, wall_us)
+        return make_plan(policy, request, self.options, self.hash_secret, facts)
+
+    def scene_at(self, request: Request, wall_us: int) -> Scene | None:
+        """Return what the descriptors of a request have in common; None for an unknown domain."""
+        domain = self.policy_now.at(wall_us).policy.domains.get(request.domain)
+        if domain is None:
+            return None
+        return Scene(domain, self.options, self.hash_secret, self._facts(request, wall_us))
+
+    def _facts(self, request: Request, wall_us: int) -> Facts:
         now = self.policy_now.at(wall_us)
         facts = now.facts._replace(now_us=wall_us)
         domain = now.policy.domains.get(request.domain)
         if domain is not None and domain.subjects is not None:
             facts = facts._replace(subjects=self._records(domain, request))
-        return make_plan(now.policy, request, self.options, self.hash_secret, facts)
+        return facts
 
     async def _meet(self, request: Request, timeout_s: float) -> None:
         """Wait until the directory knows the subjects of a request, or gave up."""

@@ -14,6 +14,7 @@ from ratelimitd.decisions.deny_cache import DenyCache
 from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.policy.compile import compile_policy
 from ratelimitd.services.context import CallContext
+from ratelimitd.services.directory import Directory, NoDirectory
 from ratelimitd.services.gate import Peer
 from ratelimitd.services.hot_path import HotPath
 from ratelimitd.services.local_counters import LocalCounters
@@ -118,6 +119,8 @@ async def start(tmp_path: Path, data_plane: str) -> AsyncIterator[Start]:
             options: DecisionOptions | None = None,
             deny_cache_bytes: int = 0,
             is_store_up: bool = True,
+            directory: Directory | None = None,
+            wall_us: Callable[[], int] = lambda: 0,
         ) -> Running:
             server = start_server("valkey9", tmp_path / "store")
             stack.callback(server.stop)
@@ -143,6 +146,8 @@ async def start(tmp_path: Path, data_plane: str) -> AsyncIterator[Start]:
                 now_us=lambda: clock_us[0],
                 deny_cache=DenyCache(deny_cache_bytes),
                 local=LocalCounters(1, lambda: clock_us[0]),
+                directory=directory or NoDirectory(),
+                wall_us=wall_us,
             )
             hot_path = HotPath(service, DEFAULT_DEADLINE_S) if data_plane == "h2" else None
             return Running(service, server, clock_us, opened, hot_path)
