@@ -56,7 +56,6 @@ class Case:
     traced: bool = False
     runs: int = 0  # 0: as the command says
     has_h2load: bool = False
-    pending: str = ""  # why there is nothing to measure yet
 
     @property
     def is_open(self) -> bool:
@@ -174,7 +173,6 @@ def _fleet_cases() -> list[Case]:
     return [fleet, *shares, steady, hold]
 
 
-_NEXT = "not built yet"
 CASES: Sequence[Case] = (
     _like_main(
         "echo", _TRANSPORT, "health check, no store", body=Body.HEALTH, keys=1, has_h2load=True
@@ -188,8 +186,11 @@ CASES: Sequence[Case] = (
     _like_main("descriptors_10", _SHAPE, "10 descriptors, 10 counters", descriptors=10),
     _like_main("traceparent", _SHAPE, "a fresh traceparent in every call", traced=True),
     _like_main("refused", _SHAPE, "all denied, by the store", body=Body.DENIED, keys=100),
-    _like_main("gcra", _SHAPE, "gcra instead of fixed_window", pending=_NEXT),
-    _like_main("key_tier_global", _SHAPE, "limits of key, tier and all", pending=_NEXT),
+    _like_main("gcra", _SHAPE, "gcra instead of fixed_window", body=Body.GCRA),
+    _like_main("sliding", _SHAPE, "sliding_window instead of fixed_window", body=Body.SLIDING),
+    _like_main(
+        "key_tier_global", _SHAPE, "limits of key, tier and all, together", body=Body.SCOPES
+    ),
     _like_main("open_50", _OPEN, f"half of {MAIN}'s best rate", peak_of=MAIN, share=0.5, runs=5),
     _like_main("keys_1k", _KEYS, "1 k keys, zipf", keys=1_000),
     _like_main("keys_1k_uniform", _KEYS, "1 k keys, uniform", keys=1_000, draw=Draw.UNIFORM),

@@ -119,7 +119,7 @@ class _Bench:
         self._progress.update(task, completed=len(bare) + len(cases))
 
     def _can_run(self, case: Case) -> bool:
-        reason = case.pending or abilities().missing_for(case.server)
+        reason = abilities().missing_for(case.server)
         if not reason and not proc.can_open(case.connections):
             reason = f"skipped: {case.connections:,} connections need more open files (ulimit -n)"
         if reason:

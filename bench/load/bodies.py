@@ -53,9 +53,10 @@ def entry_key(descriptor: int) -> str:
 def _parts(body: Body, descriptors: int) -> list[bytes]:
     """Return the bytes around the number, which each descriptor has as its value."""
     assert 1 <= descriptors <= MAX_DESCRIPTORS, "the policy has no more limits"
-    message = rls_pb2.RateLimitRequest(domain="bench")
+    domain = "bench_scopes" if body is Body.SCOPES else "bench"
+    message = rls_pb2.RateLimitRequest(domain=domain)
     for number in range(descriptors):
-        key = "denied" if body is Body.DENIED else entry_key(number)
+        key = entry_key(number) if body is Body.LIMITS else body.value
         message.descriptors.add().entries.add(key=key, value=_PLACE)
     return message.SerializeToString().split(_PLACE.encode())
 

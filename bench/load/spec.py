@@ -18,6 +18,9 @@ class Body(StrEnum):
 
     LIMITS = "limits"  # limits that are out of reach
     DENIED = "denied"  # limits that are used up after one call
+    GCRA = "gcra"  # a limit by gcra
+    SLIDING = "sliding"  # a sliding window
+    SCOPES = "scopes"  # the limits of a key, its tier and everybody, decided together
     HEALTH = "health"  # a health check: the transport alone
 
 

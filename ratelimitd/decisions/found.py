@@ -104,7 +104,7 @@ def _block(scene: Scene, entries: Sequence[tuple[str, str]]) -> Block | None:
             domain.name,
             key,
             value,
-            is_secret=key in domain.secret_keys,
+            is_secret=key in domain.hidden_keys,
             hash_secret=scene.hash_secret,
         )
         block = scene.facts.blocks.find(field)

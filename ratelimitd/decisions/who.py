@@ -44,7 +44,7 @@ def subject_field(domain: Domain, entries: Sequence[tuple[str, str]], hash_secre
                 domain.name,
                 key,
                 value,
-                is_secret=key in domain.secret_keys,
+                is_secret=key in domain.hidden_keys,
                 hash_secret=hash_secret,
             )
     return ""

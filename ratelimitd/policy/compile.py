@@ -15,8 +15,9 @@ from ratelimitd.errors import Finding, PolicyError
 from ratelimitd.policy.callers import CALLERS_FILE, Callers
 from ratelimitd.policy.callers_file import Reading, read_callers, warn_unknown_domains
 from ratelimitd.policy.document import read_document
-from ratelimitd.policy.fields import read_choice, read_list, read_map, read_text, value_of
-from ratelimitd.policy.limits import Defaults, charges_denied, read_defaults
+from ratelimitd.policy.domain_checks import Gathered, gather
+from ratelimitd.policy.domain_settings import DomainSettings, read_settings
+from ratelimitd.policy.fields import read_map, read_text, value_of
 from ratelimitd.policy.model import (
     DEFAULT_SECRET_KEYS,
     Domain,
@@ -26,16 +27,14 @@ from ratelimitd.policy.model import (
     Policy,
     Position,
 )
-from ratelimitd.policy.nodes import MapNode, Scalar
+from ratelimitd.policy.nodes import MapNode
+from ratelimitd.policy.own_keys import Defaults, read_defaults
 from ratelimitd.policy.report import Report, quote
 from ratelimitd.policy.schema import check_keys
 from ratelimitd.policy.tree import Budget, FileContext, Level, read_descriptors
 
 MAX_FILES = 1_000
 """One file is one domain; nobody maintains more by hand, and merged ones are read in one go."""
-
-MAX_SECRET_KEYS = 100
-"""Names in `secret_keys`; it is looked up once per entry of a request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +83,21 @@ def compile_policy(
         if root is not None:
             check_keys(root, report)
             _read_file(root, report, state)
+    by_file = {report.file: report for report in reports}
+    gathered = {
+        name: gather(draft.level.exact, draft.settings.subjects, by_file)
+        for name, draft in state.domains.items()
+    }
     if callers is not None:
         warn_unknown_domains(callers[0], state.domains, callers[1])
     if any(report.has_errors for report in reports):
         raise PolicyError([finding for report in reports for finding in report.errors])
     policy = Policy(
         revision=_revision(files),
-        domains={draft.name: _finish(draft, state.options) for draft in state.domains.values()},
+        domains={
+            name: _finish(draft, gathered[name], state.options)
+            for name, draft in state.domains.items()
+        },
     )
     warnings = tuple(finding for report in reports for finding in report.warnings)
     return Compiled(policy, warnings, callers[0].callers if callers is not None else None)
@@ -98,13 +105,12 @@ def compile_policy(
 
 @dataclass(slots=True)
 class _Draft:
-    """A domain while its files are read; a setting is None until a file gives it."""
+    """A domain while its files are read."""
 
     name: str
     position: Position
     level: Level = field(default_factory=Level)
-    on_no_match: NoMatch | None = None
-    secret_keys: frozenset[str] | None = None
+    settings: DomainSettings = field(default_factory=DomainSettings)
     defaults: Defaults | None = None
 
 
@@ -148,7 +154,9 @@ def _read_file(root: MapNode, report: Report, state: _State) -> None:
         at = root.key("domain") or root
         draft = _Draft(name, Position(report.file, at.line, at.column))
         state.domains.setdefault(name, draft)
-    _read_settings(root, draft, report)
+    draft.settings = read_settings(
+        root, draft.settings, name, report, has_rules=bool(draft.level.exact)
+    )
     defaults = read_defaults(read_map(root, "defaults", "", report), "defaults", report)
     _take_defaults(root, draft, defaults, report)
     file = FileContext(
@@ -160,26 +168,6 @@ def _read_file(root: MapNode, report: Report, state: _State) -> None:
         counts_denied=state.options.counts_denied,
     )
     read_descriptors(root, draft.level, file)
-
-
-def _read_settings(root: MapNode, draft: _Draft, report: Report) -> None:
-    """Read what holds for the whole domain; files of one domain must not disagree."""
-    if value_of(root, "on_no_match") is not None:
-        on_no_match = read_choice(root, "on_no_match", "", report, default=NoMatch.ALLOW)
-        if draft.on_no_match not in (None, on_no_match):
-            message = f"another file of the domain {quote(draft.name)} says otherwise"
-            report.error(root.key("on_no_match"), "on_no_match", message)
-        draft.on_no_match = on_no_match
-    if value_of(root, "secret_keys") is not None:
-        secret_keys = _read_secret_keys(root, report)
-        is_late = draft.secret_keys is None and bool(draft.level.exact)
-        if is_late or draft.secret_keys not in (None, secret_keys):
-            message = (
-                f"the domain {quote(draft.name)} has other secret keys in an earlier file; "
-                "give the list in the first file of the domain"
-            )
-            report.error(root.key("secret_keys"), "secret_keys", message)
-        draft.secret_keys = secret_keys
 
 
 def _take_defaults(root: MapNode, draft: _Draft, defaults: Defaults, report: Report) -> None:
@@ -197,48 +185,40 @@ def _take_defaults(root: MapNode, draft: _Draft, defaults: Defaults, report: Rep
 
 
 def _about_requests(defaults: Defaults) -> tuple[FailurePolicy, bool]:
-    return defaults.on_store_failure, charges_denied(defaults)
+    return defaults.on_store_failure, defaults.charges_denied
 
 
-def _read_secret_keys(root: MapNode, report: Report) -> frozenset[str]:
-    items = read_list(root, "secret_keys", "", report)
-    if len(items) > MAX_SECRET_KEYS:
-        report.error(
-            root.key("secret_keys"),
-            "secret_keys",
-            f"names {len(items)} keys; at most {MAX_SECRET_KEYS} are accepted",
-        )
-    names = set()
-    for index, item in enumerate(items[:MAX_SECRET_KEYS]):
-        if isinstance(item, Scalar) and item.text:
-            names.add(item.text)
-        else:
-            report.error(item, f"secret_keys[{index}]", "must be the name of a key, as text")
-    return frozenset(names)
-
-
-def _finish(draft: _Draft, options: CompileOptions) -> Domain:
+def _finish(draft: _Draft, gathered: Gathered, options: CompileOptions) -> Domain:
     defaults = draft.defaults or Defaults()
+    settings, exact = draft.settings, draft.level.exact
     root = Node(
         name="",
         rule=draft.name,
         position=draft.position,
-        exact=draft.level.exact,
+        exact=exact,
         wildcards=tuple(draft.level.wildcards),
+        has_times=any(node.has_times for node in exact.values()),
     )
     return Domain(
         name=draft.name,
         root=root,
         position=draft.position,
-        on_no_match=draft.on_no_match or NoMatch.ALLOW,
+        on_no_match=settings.on_no_match or NoMatch.ALLOW,
         on_store_failure=defaults.on_store_failure,
-        counts_denied=charges_denied(defaults) and options.counts_denied,
+        counts_denied=defaults.charges_denied and options.counts_denied,
         secret_keys=_secret_keys(draft),
+        subjects=settings.subjects,
+        attributes=gathered.attributes,
+        partition_by=settings.partition_by or "",
+        headers=settings.headers,
+        calendars=gathered.calendars,
+        hidden_keys=_secret_keys(draft) | gathered.hidden_keys,
     )
 
 
 def _secret_keys(draft: _Draft) -> frozenset[str]:
-    return DEFAULT_SECRET_KEYS if draft.secret_keys is None else draft.secret_keys
+    named = draft.settings.secret_keys
+    return DEFAULT_SECRET_KEYS if named is None else named
 
 
 def _revision(files: Mapping[str, str | bytes]) -> str:

@@ -7,10 +7,23 @@ Rules:
 
 import json
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 
 from ratelimitd.json_value import JsonObject, JsonValue
 from ratelimitd.policy.callers import Callers, Names
-from ratelimitd.policy.model import Domain, FailurePolicy, Limit, Node, Policy
+from ratelimitd.policy.model import (
+    Algorithm,
+    Domain,
+    FailurePolicy,
+    Limit,
+    Node,
+    Policy,
+    Scope,
+    Unit,
+)
+
+US_PER_S = 1_000_000
+_SPANS = (("days", 86_400), ("hours", 3_600), ("minutes", 60))
 
 
 def to_rlconfig(policy: Policy) -> str:
@@ -75,7 +88,38 @@ def describe_amount(limit: Limit) -> str:
     """Return how much a limit admits, as `10 per minute`."""
     if limit.is_unlimited:
         return "unlimited"
-    return f"{limit.requests_per_unit} per {limit.unit.name.lower()}"
+    amount = _describe_number(limit)
+    if limit.algorithm is Algorithm.CONCURRENCY:
+        return f"{amount} at once"
+    text = f"{amount} per {_describe_window(limit)}"
+    if limit.burst is not None:
+        text += f", burst {limit.burst}"
+    if limit.max_debt is not None and limit.counts_denied:
+        text += f", debt {limit.max_debt}"
+    if limit.algorithm is Algorithm.FIXED_WINDOW:
+        return text
+    return f"{text} ({limit.algorithm.replace('_', ' ')})"
+
+
+def _describe_number(limit: Limit) -> str:
+    if not limit.tiers:
+        return str(limit.requests_per_unit)
+    tiers = [f"{tier} {number}" for tier, number in limit.tiers.items() if tier != "default"]
+    return ", ".join([*tiers, f"else {limit.requests_per_unit}"])
+
+
+def _describe_window(limit: Limit) -> str:
+    if limit.calendar is not None:
+        day = limit.calendar.anchor_day
+        anchor = f" from day {day}" if day != 1 else ""
+        return f"calendar {limit.calendar.unit.name.lower()}{anchor} in {limit.calendar.timezone}"
+    if limit.unit is not Unit.UNKNOWN:
+        return limit.unit.name.lower()
+    seconds = limit.window_us // US_PER_S
+    for noun, length in _SPANS:
+        if seconds % length == 0:
+            return f"{seconds // length} {noun}"
+    return f"{seconds} seconds"
 
 
 def modes(limit: Limit) -> list[str]:
@@ -90,9 +134,23 @@ def modes(limit: Limit) -> list[str]:
         "denied hits counted": limit.counts_denied and not limit.has_upstream_override,
         f"on store failure: {limit.on_store_failure}": limit.on_store_failure
         is not FailurePolicy.ERROR,
+        f"counts by {limit.scope}" if limit.scope is Scope.TIER else "counts everybody": limit.scope
+        is not Scope.SUBJECT,
+        f"slots by {limit.slot}": bool(limit.slot),
+        f"at most {limit.max_new_keys_per_second} new keys per second": bool(
+            limit.max_new_keys_per_second
+        ),
+        f"from {_instant(limit.from_us)}": limit.from_us is not None,
+        f"until {_instant(limit.until_us)}": limit.until_us is not None,
     }
     words = [word for word, is_set in found.items() if is_set]
     return words + [f"replaces {name}" for name in sorted(limit.replaces)]
+
+
+def _instant(time_us: int | None) -> str:
+    if time_us is None:
+        return ""
+    return datetime.fromtimestamp(time_us / US_PER_S, UTC).isoformat().replace("+00:00", "Z")
 
 
 def _listed(names: Names) -> str:
@@ -108,8 +166,7 @@ def _aligned(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
 
 
 def _limits_below(node: Node) -> Iterator[Limit]:
-    if node.limit is not None:
-        yield node.limit
+    yield from node.limits
     for child in node.exact.values():
         yield from _limits_below(child)
 
@@ -120,8 +177,19 @@ def _domain_document(domain: Domain) -> JsonObject:
         "position": str(domain.position),
         "on_no_match": domain.on_no_match.value,
         "secret_keys": sorted(domain.secret_keys),
-        "descriptors": [_node_document(node) for node in domain.root.exact.values()],
     }
+    if domain.subjects is not None:
+        subjects = domain.subjects
+        document["subjects"] = {
+            "key": subjects.key,
+            "tier": subjects.tier,
+            "trust_tier_entry": subjects.trusts_tier_entry,
+        }
+    if domain.partition_by:
+        document["partition_by"] = domain.partition_by
+    if domain.headers is not None:
+        document["headers"] = domain.headers.value
+    document["descriptors"] = [_node_document(node) for node in domain.root.exact.values()]
     return document
 
 
@@ -135,8 +203,10 @@ def _node_document(node: Node) -> JsonObject:
         "sensitive": node.is_sensitive,
     }
     document.update({name: True for name, is_set in flags.items() if is_set})
-    if node.limit is not None:
-        document["limit"] = _limit_document(node.limit)
+    if len(node.limits) == 1:
+        document["limit"] = _limit_document(node.limits[0])
+    elif node.limits:
+        document["limits"] = [_limit_document(limit) for limit in node.limits]
     if node.exact:
         document["descriptors"] = [_node_document(child) for child in node.exact.values()]
     return document
@@ -154,9 +224,10 @@ def _limit_document(limit: Limit) -> JsonObject:
         document |= {
             "algorithm": limit.algorithm.value,
             "unit": limit.unit.name.lower(),
-            "window_s": limit.window_us // 1_000_000,
-            "requests_per_unit": limit.requests_per_unit,
+            "window_s": limit.window_us // US_PER_S,
+            "requests_per_unit": dict(limit.tiers) if limit.tiers else limit.requests_per_unit,
         }
+        document |= _extended(limit)
     document |= {
         "shadow_mode": limit.is_shadow,
         "quota_mode": limit.is_quota,
@@ -169,3 +240,28 @@ def _limit_document(limit: Limit) -> JsonObject:
     if limit.metadata is not None:
         document["metadata"] = limit.metadata
     return document
+
+
+def _extended(limit: Limit) -> JsonObject:
+    """Return what a limit says with keys of ours, where it says it."""
+    told: dict[str, JsonValue] = {}
+    if limit.calendar is not None:
+        calendar = limit.calendar
+        told["calendar"] = {"timezone": calendar.timezone, "anchor_day": calendar.anchor_day}
+    if limit.algorithm is Algorithm.GCRA:
+        told |= {"burst": limit.burst, "max_debt": limit.max_debt}
+    if limit.scope is not Scope.SUBJECT:
+        told["scope"] = limit.scope.value
+    if limit.algorithm is Algorithm.CONCURRENCY:
+        told |= {"slot": limit.slot, "slot_ttl_s": limit.slot_ttl_us // US_PER_S}
+    if limit.from_us is not None:
+        told["from"] = _instant(limit.from_us)
+    if limit.until_us is not None:
+        told["until"] = _instant(limit.until_us)
+    if limit.max_new_keys_per_second:
+        told["max_new_keys_per_second"] = limit.max_new_keys_per_second
+    if limit.retry_jitter:
+        told["retry_jitter"] = limit.retry_jitter
+    if limit.has_problem_body:
+        told["problem_body"] = True
+    return told

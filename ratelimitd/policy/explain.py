@@ -6,8 +6,8 @@ from difflib import get_close_matches
 
 from ratelimitd.policy.dump import describe_amount, modes
 from ratelimitd.policy.mask import mask
-from ratelimitd.policy.match import Match, MatchedBy, Part, match
-from ratelimitd.policy.model import Domain, Node, NoMatch
+from ratelimitd.policy.match import Match, MatchedBy, Part, match, take_attributes
+from ratelimitd.policy.model import Domain, Limit, Node, NoMatch
 
 NAMES_SHOWN = 10
 """Of the names that an entry could have matched, so many are listed."""
@@ -54,14 +54,25 @@ def explain(
     """
     if domain is None:
         return Explanation((), "", "", "The policy has no such domain, so the answer is OK.")
-    found = match(domain, entries)
-    steps = [_matched_step(part, hide) for part in found.parts]
-    if len(found.parts) < len(entries):
-        steps.append(_stopped_step(domain, found.parts, entries[len(found.parts)], hide))
+    matched, attributes = take_attributes(domain, entries)
+    found = match(domain, matched)
+    steps = [_attribute_step(domain, key, value, hide) for key, value in attributes.items()]
+    steps += [_matched_step(part, hide) for part in found.parts]
+    if len(found.parts) < len(matched):
+        steps.append(_stopped_step(domain, found.parts, matched[len(found.parts)], hide))
     position = str(found.limit.position) if found.limit else ""
     return Explanation(
-        tuple(steps), _describe_limit(found), position, _summarise(domain, found, len(entries))
+        tuple(steps), _describe_limits(found), position, _summarise(domain, found, len(matched))
     )
+
+
+def _attribute_step(domain: Domain, key: str, value: str, hide: Callable[[str], str]) -> Step:
+    subjects = domain.subjects
+    entry = _show(key, value, hide=hide if key in domain.hidden_keys else None)
+    if subjects is None or key != subjects.tier:
+        return Step(entry, "attribute", "", "it names a slot, and is taken out before matching.")
+    trust = "believed" if subjects.trusts_tier_entry else "not trusted, so it does not count"
+    return Step(entry, "attribute", "", f"it says a tier, {trust}; it is taken out.")
 
 
 def _matched_step(part: Part, hide: Callable[[str], str]) -> Step:
@@ -116,16 +127,20 @@ def _show(key: str, value: str, *, hide: Callable[[str], str] | None) -> str:
     return entry if len(entry) <= CHARACTERS_SHOWN else entry[: CHARACTERS_SHOWN - 3] + "..."
 
 
-def _describe_limit(found: Match) -> str:
-    if found.limit is None:
-        return ""
-    name = f"{found.limit.name}: " if found.limit.name else ""
-    special = modes(found.limit)
-    return name + describe_amount(found.limit) + (f" ({', '.join(special)})" if special else "")
+def _describe_limits(found: Match) -> str:
+    return "; ".join(_describe_limit(limit) for limit in found.limits)
+
+
+def _describe_limit(limit: Limit) -> str:
+    name = f"{limit.name}: " if limit.name else ""
+    special = modes(limit)
+    return name + describe_amount(limit) + (f" ({', '.join(special)})" if special else "")
 
 
 def _summarise(domain: Domain, found: Match, length: int) -> str:
     unmatched = "refused (`on_no_match: deny`)" if domain.on_no_match is NoMatch.DENY else "OK"
+    if found.limit is not None and len(found.limits) > 1:
+        return f"The {len(found.limits)} limits of `{found.limit.rule}` are decided together."
     if found.limit is not None:
         return f"The limit of `{found.limit.rule}` applies: {describe_amount(found.limit)}."
     if found.is_whitelisted:

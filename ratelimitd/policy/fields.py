@@ -80,26 +80,47 @@ def read_choice(node: MapNode, name: str, path: str, report: Report, *, default:
     return default
 
 
-def read_number(node: MapNode, name: str, path: str, report: Report) -> int | None:
-    """Return a whole number from 0 to MAX_REQUESTS_PER_UNIT; None when absent or null."""
+def read_number(
+    node: MapNode,
+    name: str,
+    path: str,
+    report: Report,
+    *,
+    largest: int | None = None,
+    smallest: int = 0,
+) -> int | None:
+    """Return a whole number within bounds, by default MAX_REQUESTS_PER_UNIT; None if absent.
+
+    What is wrong is reported and read as 0.
+    """
     value = value_of(node, name)
     if value is None:
         return None
     below = join_path(path, name)
+    most = MAX_REQUESTS_PER_UNIT if largest is None else largest
     number = resolve(value.text) if isinstance(value, Scalar) and value.is_plain else None
     if isinstance(number, bool) or not isinstance(number, int):
         report.error(
             value, below, f"must be a whole number, without quotes, not {_describe(value)}"
         )
         return 0
-    if not 0 <= number <= MAX_REQUESTS_PER_UNIT:
-        report.error(value, below, f"{number} is not from 0 to {MAX_REQUESTS_PER_UNIT}")
+    if not smallest <= number <= most:
+        report.error(value, below, f"{number} is not from {smallest} to {most}")
         return 0
     if isinstance(value, Scalar) and is_octal(value.text):
         report.warn(
             value, below, f"{quote(value.text)} is octal in YAML, so it means {number}; drop the 0"
         )
     return number
+
+
+def read_integer(
+    node: MapNode, name: str, path: str, report: Report, *, smallest: int = 0, largest: int
+) -> int | None:
+    """Return a whole number within bounds; None when absent, null or wrong."""
+    errors = report.error_count
+    number = read_number(node, name, path, report, largest=largest, smallest=smallest)
+    return None if report.error_count > errors else number
 
 
 def read_map(node: MapNode, name: str, path: str, report: Report) -> MapNode | None:

@@ -188,9 +188,9 @@ class Node:
 
     `exact` is keyed by joined names, `key_value` or `key`, as the reference server joins them.
     `limits` are decided together, all or nothing; there are none at a path node or a whitelist.
-    `has_times` says that a limit here or below exists at some times only. `label` is the name as
-    it may be printed, and `metric_key` the labels from the top to here; where
-    `needs_metric_walk`, metrics show values.
+    `has_times` says that a limit here or below exists at some times only. `key` is how its entry
+    is called, `label` the name as it may be printed, and `metric_key` the labels from the top to
+    here; where `needs_metric_walk`, metrics show values.
     """
 
     name: str
@@ -207,6 +207,7 @@ class Node:
     metric_key: str = ""
     needs_metric_walk: bool = False
     has_times: bool = False
+    key: str = ""
 
     @property
     def limit(self) -> Limit | None:
@@ -229,6 +230,7 @@ class Domain:
     `on_store_failure` and `counts_denied` are for the limits that requests bring themselves.
     `attributes` are the keys of entries that are taken out before matching: the tier and slots.
     `calendars` are those that its limits use. `headers` is None where the daemon decides.
+    `hidden_keys` are the secret keys, and those of sensitive rules.
     """
 
     name: str
@@ -243,6 +245,7 @@ class Domain:
     partition_by: str = ""
     headers: HeaderStyle | None = None
     calendars: frozenset[Calendar] = frozenset()
+    hidden_keys: frozenset[str] = DEFAULT_SECRET_KEYS
 
 
 @dataclass(frozen=True, slots=True)

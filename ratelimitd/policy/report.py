@@ -50,6 +50,11 @@ class Report:
         return bool(self._errors.kept)
 
     @property
+    def error_count(self) -> int:
+        """How many errors were noted so far."""
+        return len(self._errors.kept) + self._errors.more
+
+    @property
     def errors(self) -> list[Finding]:
         """The errors, from the top of the file to its end, and how many more there are."""
         return self._all(self._errors, "errors")

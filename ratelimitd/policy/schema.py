@@ -21,7 +21,8 @@ from ratelimitd.policy.scalars import resolve
 class Place:
     """A kind of map: the keys it takes, and which of them hold maps, or lists of maps.
 
-    `own` are the keys that only ratelimitd knows. A list of texts is in `text_lists`.
+    `own` are the keys that only ratelimitd knows. A list of texts is in `text_lists`. Where
+    `is_open` the keys are names that the file gives.
     """
 
     title: str
@@ -30,21 +31,56 @@ class Place:
     children: Mapping[str, "Place"] = field(default_factory=dict)
     text_lists: frozenset[str] = frozenset()
     ignores_upstream: bool = True
+    is_open: bool = False
 
 
 _REPLACES = Place("`replaces`", upstream=frozenset({"name"}))
 _DEFAULTS = Place(
     "`defaults`",
-    own=frozenset({"algorithm", "count_denied", "on_store_failure", "override", "refusal_body"}),
+    own=frozenset(
+        {
+            "algorithm",
+            "count_denied",
+            "max_new_keys_per_second",
+            "on_store_failure",
+            "override",
+            "refusal_body",
+            "retry_jitter",
+        }
+    ),
     ignores_upstream=False,
 )
+_TIERS = Place("a map of tiers", is_open=True)
 _RATE_LIMIT = Place(
     "`rate_limit`",
     upstream=frozenset({"name", "replaces", "requests_per_unit", "unit", "unlimited"}),
-    own=_DEFAULTS.own,
-    children={"replaces": _REPLACES},
+    own=_DEFAULTS.own
+    | {
+        "anchor_day",
+        "burst",
+        "calendar",
+        "from",
+        "max_debt",
+        "scope",
+        "slot",
+        "slot_ttl",
+        "timezone",
+        "until",
+        "window",
+    },
+    children={"replaces": _REPLACES, "requests_per_unit": _TIERS},
 )
-_DESCRIPTOR_CHILDREN: dict[str, Place] = {"rate_limit": _RATE_LIMIT}
+_LIMITS = Place(
+    "`limits`",
+    upstream=frozenset({"name", "replaces", "requests_per_unit", "unit"}),
+    own=_RATE_LIMIT.own,
+    children=_RATE_LIMIT.children,
+    ignores_upstream=False,
+)
+_SUBJECTS = Place(
+    "`subjects`", own=frozenset({"key", "tier", "trust_tier_entry"}), ignores_upstream=False
+)
+_DESCRIPTOR_CHILDREN: dict[str, Place] = {"rate_limit": _RATE_LIMIT, "limits": _LIMITS}
 _DESCRIPTOR = Place(
     "a descriptor",
     upstream=frozenset(
@@ -61,20 +97,22 @@ _DESCRIPTOR = Place(
             "value_to_metric",
         }
     ),
-    own=frozenset({"sensitive"}),
+    own=frozenset({"limits", "sensitive"}),
     children=_DESCRIPTOR_CHILDREN,
 )
 _DESCRIPTOR_CHILDREN["descriptors"] = _DESCRIPTOR
 _ROOT = Place(
     "the top of the file",
     upstream=frozenset({"descriptors", "domain"}),
-    own=frozenset({"defaults", "on_no_match", "secret_keys"}),
-    children={"descriptors": _DESCRIPTOR, "defaults": _DEFAULTS},
+    own=frozenset(
+        {"defaults", "headers", "on_no_match", "partition_by", "secret_keys", "subjects"}
+    ),
+    children={"descriptors": _DESCRIPTOR, "defaults": _DEFAULTS, "subjects": _SUBJECTS},
     text_lists=frozenset({"secret_keys"}),
 )
-_PLACES = (_ROOT, _DESCRIPTOR, _RATE_LIMIT, _DEFAULTS, _REPLACES)
+_PLACES = (_ROOT, _DESCRIPTOR, _RATE_LIMIT, _LIMITS, _DEFAULTS, _REPLACES, _SUBJECTS)
 UPSTREAM_KEYS = frozenset[str]().union(*(place.upstream for place in _PLACES))
-OWN_KEYS = frozenset[str]().union(*(place.own for place in _PLACES))
+OWN_KEYS = frozenset[str]().union(*(place.own for place in _PLACES)) - UPSTREAM_KEYS
 
 LARGEST_EXACT = 2**53
 """Below it a float that is a whole number is exactly that one."""
@@ -94,6 +132,9 @@ def _check_map(node: MapNode, place: Place | None, path: str, report: Report) ->
         below = join_path(path, key.text)
         if key.is_plain and not isinstance(resolve(key.text), str):
             report.error(key, path, f"the key {quote(key.text)} is not text; quote or rename it")
+            continue
+        if place is not None and place.is_open:
+            _check_value(value, None, below, report)
             continue
         if not _is_known(key, place, below, report) or key.text == "metadata":
             continue

@@ -18,6 +18,7 @@ from ratelimitd.policy.callers import Callers, Entry, San
 from ratelimitd.policy.compile import Compiled, CompileOptions, compile_policy
 from ratelimitd.policy.dump import to_json, to_rlconfig
 from ratelimitd.policy.loaded import Listing, Loaded, RuleNames
+from ratelimitd.policy.match import limit_metric_key
 from ratelimitd.policy.model import Domain, Node, Policy, Wildcard
 
 NODES_PER_FRAME = 50
@@ -183,12 +184,12 @@ class Assembly:
             node = replace(node, exact=exact, wildcards=wildcards)
         levels[depth][node.name] = node
         self._parts.append(node)
-        if node.limit is not None:
-            key = (node.limit.domain, node.metric_key)
+        for limit in node.limits:
+            key = (limit.domain, limit_metric_key(node.metric_key, node.limits, limit))
             self._limits += 1
             self._keys.add(key)
             self._parts.append(key)
-            self._rules.add(node.limit.rule)
+            self._rules.add(limit.rule)
 
     def _end_domain(self, domain: Domain) -> None:
         (root,) = self._levels[0].values()

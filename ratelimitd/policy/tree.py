@@ -5,18 +5,24 @@ Rules:
 - What a rule's printed name shows of a sensitive exact value is 8 hex digits of its hash.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from ratelimitd.policy.fields import read_flag, read_list, read_map, read_text
-from ratelimitd.policy.limits import Defaults, RuleContext, read_limit
+from ratelimitd.policy.limits import RuleContext, read_limit
 from ratelimitd.policy.mask import mask
+from ratelimitd.policy.match import limit_metric_key
 from ratelimitd.policy.metadata import read_metadata
 from ratelimitd.policy.model import Limit, Node, Position, Wildcard
 from ratelimitd.policy.nodes import MapNode
+from ratelimitd.policy.own_keys import Defaults
 from ratelimitd.policy.report import Report, join_path, quote
 
 MAX_DESCRIPTORS = 200_000
 """Of a whole policy; about 200 MB of compiled tree."""
+
+MAX_LIMITS = 8
+"""Of one descriptor; each is decided for every request."""
 
 MAX_DESCRIPTOR_DEPTH = 32
 """Levels of descriptors; Envoy's own actions rarely build more than five entries."""
@@ -69,6 +75,7 @@ class _Name:
     is_sensitive: bool
     is_shared: bool
     has_value_metric: bool
+    key: str
 
 
 def read_descriptors(root: MapNode, level: Level, file: FileContext) -> None:
@@ -107,7 +114,7 @@ def _read_descriptor(
         parent.has_value_metric or name.has_value_metric,
         parent.depth + 1,
     )
-    limit = _read_limit(node, path, below, file)
+    limits = _read_limits(node, path, below, file)
     children = Level()
     _read_children(node, path, below, children, file)
     if name.joined in level.exact:
@@ -119,7 +126,7 @@ def _read_descriptor(
         name=name.joined,
         rule=f"{file.domain}.{below.labels}",
         position=Position(file.report.file, node.line, node.column),
-        limits=() if limit is None else (limit,),
+        limits=limits,
         exact=children.exact,
         wildcards=tuple(children.wildcards),
         has_value=name.has_value,
@@ -127,9 +134,12 @@ def _read_descriptor(
         has_value_metric=name.has_value_metric,
         is_sensitive=name.is_sensitive,
         label=name.label,
+        key=name.key,
         metric_key=below.labels,
         needs_metric_walk=below.has_value_metric
-        or (limit is not None and limit.has_detailed_metric),
+        or any(limit.has_detailed_metric for limit in limits),
+        has_times=any(limit.is_timed for limit in limits)
+        or any(child.has_times for child in children.exact.values()),
     )
     if name.joined:
         level.exact[name.joined] = compiled
@@ -160,35 +170,71 @@ def _read_name(node: MapNode, path: str, file: FileContext) -> _Name:
         is_sensitive=is_sensitive,
         is_shared=is_shared,
         has_value_metric=read_flag(node, "value_to_metric", path, report),
+        key=key,
     )
 
 
-def _read_limit(node: MapNode, path: str, context: _Parent, file: FileContext) -> Limit | None:
-    """Return the limit of a descriptor; its modes and metadata are checked without one too."""
+def _read_limits(
+    node: MapNode, path: str, context: _Parent, file: FileContext
+) -> tuple[Limit, ...]:
+    """Return the limits of a descriptor; its modes and metadata are checked without any too."""
     report = file.report
-    is_shadow = read_flag(node, "shadow_mode", path, report)
-    is_quota = read_flag(node, "quota_mode", path, report)
-    has_detailed_metric = read_flag(node, "detailed_metric", path, report)
-    metadata = read_metadata(node.get("metadata"), f"{path}.metadata", report)
+    rule = RuleContext(
+        domain=file.domain,
+        rule=f"{file.domain}.{context.labels}",
+        file=report.file,
+        defaults=file.defaults,
+        counts_denied=file.counts_denied,
+        is_shadow=read_flag(node, "shadow_mode", path, report),
+        is_quota=read_flag(node, "quota_mode", path, report),
+        is_sensitive=context.is_sensitive,
+        has_detailed_metric=read_flag(node, "detailed_metric", path, report),
+        metadata=read_metadata(node.get("metadata"), f"{path}.metadata", report),
+    )
     rate_limit = read_map(node, "rate_limit", path, report)
     key = node.key("rate_limit")
-    if rate_limit is None or key is None:
-        return None
-    return read_limit(
-        rate_limit,
-        key,
-        f"{path}.rate_limit",
-        report,
-        RuleContext(
-            domain=file.domain,
-            rule=f"{file.domain}.{context.labels}",
-            file=report.file,
-            defaults=file.defaults,
-            counts_denied=file.counts_denied,
-            is_shadow=is_shadow,
-            is_quota=is_quota,
-            is_sensitive=context.is_sensitive,
-            has_detailed_metric=has_detailed_metric,
-            metadata=metadata,
-        ),
-    )
+    listed = read_list(node, "limits", path, report)
+    if rate_limit is not None and key is not None:
+        if listed:
+            message = "stands beside `rate_limit`; put that one into the list"
+            report.error(node.key("limits"), f"{path}.limits", message)
+        return (read_limit(rate_limit, key, f"{path}.rate_limit", report, rule),)
+    if len(listed) > MAX_LIMITS:
+        message = f"has {len(listed)} limits; at most {MAX_LIMITS} are accepted"
+        report.error(node.key("limits"), f"{path}.limits", message)
+        return ()
+    rule = replace(rule, is_listed=True)
+    limits: list[Limit] = []
+    for index, item in enumerate(listed):
+        if not isinstance(item, MapNode):
+            continue  # reported by the key check
+        below = f"{path}.limits[{index}]"
+        limit = read_limit(item, item, below, report, rule)
+        _check_apart(limit, limits, item, below, report)
+        limits.append(limit)
+    return tuple(limits)
+
+
+def _check_apart(
+    limit: Limit, others: Sequence[Limit], node: MapNode, path: str, report: Report
+) -> None:
+    """Report a limit that could not be told from another one of its descriptor."""
+    for index, other in enumerate(others):
+        if _counts_as(limit) == _counts_as(other):
+            message = (
+                f"counts as limits[{index}] does: same algorithm, window and scope; "
+                "they would share one counter"
+            )
+            report.error(node, path, message)
+            return
+        if limit_metric_key("", (limit, other), limit) == limit_metric_key(
+            "", (limit, other), other
+        ):
+            what = f"name {quote(limit.name)}" if limit.name else f"scope `{limit.scope}`, no name"
+            message = f"has the {what} as limits[{index}] has; give it a name of its own"
+            report.error(node.get("name") or node, f"{path}.name", message)
+            return
+
+
+def _counts_as(limit: Limit) -> tuple[object, ...]:
+    return limit.algorithm, limit.window_us, limit.calendar, limit.scope

@@ -70,7 +70,7 @@ class InspectService:
         subjects = scene.domain.subjects
         for key, value in descriptor.entries:
             if subjects is not None and key == subjects.key:
-                is_secret = key in scene.domain.secret_keys
+                is_secret = key in scene.domain.hidden_keys
                 told.subject = f"{key}={self._hide(value) if is_secret else value}"
         for check in checks:
             rule = next(limit for limit in found.limits if limit.name == check.limit.name)

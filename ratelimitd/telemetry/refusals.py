@@ -13,6 +13,7 @@ import re
 from collections import deque
 from collections.abc import Callable
 
+from ratelimitd.policy.dump import describe_amount
 from ratelimitd.policy.model import Limit
 from ratelimitd.telemetry.counters import LogSeries
 from ratelimitd.telemetry.logs import fields
@@ -61,7 +62,7 @@ class RefusalLog:
         values: dict[str, object] = {
             "domain": limit.domain,
             "rule": limit.rule,
-            "limit": f"{limit.requests_per_unit}/{limit.unit.name.lower()}",
+            "limit": describe_amount(limit),
             "value": fingerprint(),
             "policy": revision,
         }

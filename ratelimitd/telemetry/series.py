@@ -16,6 +16,7 @@ from collections.abc import Set as AbstractSet
 
 from ratelimitd.decisions.verdict import RuleCount, RuleOutcome
 from ratelimitd.policy.loaded import RuleNames
+from ratelimitd.policy.match import limit_metric_key
 from ratelimitd.policy.model import Node, Policy
 
 # A process serves one scrape in some ten milliseconds at this size, and a policy that names
@@ -192,16 +193,19 @@ class RuleTable:
 
 def names_of(policy: Policy) -> RuleNames:
     """Return the names of `policy` by a walk, for one that came without."""
-    nodes = list(limit_nodes(policy))
+    found = [(node, limit) for _, node in limit_nodes(policy) for limit in node.limits]
     return RuleNames(
-        keys=frozenset((domain, node.metric_key) for domain, node in nodes),
-        rules=frozenset(node.limit.rule for _, node in nodes if node.limit is not None),
-        count=len(nodes),
+        keys=frozenset(
+            (limit.domain, limit_metric_key(node.metric_key, node.limits, limit))
+            for node, limit in found
+        ),
+        rules=frozenset(limit.rule for _, limit in found),
+        count=len(found),
     )
 
 
 def limit_nodes(policy: Policy) -> Iterator[tuple[str, Node]]:
-    """Yield (domain, node) for each limit of `policy`, once."""
+    """Yield (domain, node) for each node of `policy` that has limits, once."""
     for domain in policy.domains.values():
         for node in _nodes(domain.root):
             if node.limit is not None:

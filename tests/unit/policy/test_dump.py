@@ -71,6 +71,7 @@ def test_document_shows_what_a_rule_says() -> None:
                     "unit": "minute",
                     "window_s": 60,
                     "requests_per_unit": 3,
+                    "problem_body": True,
                     "shadow_mode": False,
                     "quota_mode": False,
                     "detailed_metric": False,

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from ratelimitd.errors import PolicyError
-from ratelimitd.policy import callers_file, document, fields, metadata, schema, tree
+from ratelimitd.policy import (
+    callers_file,
+    document,
+    domain_settings,
+    fields,
+    metadata,
+    schema,
+    tree,
+)
 from ratelimitd.policy import compile as compile_module
 from ratelimitd.policy.callers import CALLERS_FILE
 from ratelimitd.policy.compile import compile_policy
@@ -57,7 +65,7 @@ def test_doc_has_a_row_for_every_key(key: str) -> None:
         (document.MAX_NODES, "YAML nodes"),
         (document.MAX_DEPTH, "YAML lists and maps"),
         (fields.MAX_TEXT_CHARACTERS, "characters"),
-        (compile_module.MAX_SECRET_KEYS, "`secret_keys`"),
+        (domain_settings.MAX_SECRET_KEYS, "`secret_keys`"),
         (callers_file.MAX_SANS, "names in `callers.yaml`"),
     ],
 )
