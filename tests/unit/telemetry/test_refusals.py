@@ -69,7 +69,7 @@ def test_refusal_names_what_refused_whom(lines: list[logging.LogRecord]) -> None
         {
             "domain": "api",
             "rule": "api.ip",
-            "limit": "5/minute",
+            "limit": "5 per minute",
             "value": "1a2b3c4d",
             "policy": "00ff",
             "trace_id": TRACE,

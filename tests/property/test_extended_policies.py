@@ -1,0 +1,71 @@
+"""Policies with everything that is ours: they compile, are shown, and travel between processes."""
+
+import json
+from collections.abc import Sequence
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratelimitd.errors import Finding, PolicyError
+from ratelimitd.policy.active import active_policy
+from ratelimitd.policy.compile import compile_policy
+from ratelimitd.policy.dump import to_document, to_rlconfig, to_table
+from ratelimitd.policy.transfer import compile_to_frames, load
+from tests.property.extended import some_policy
+
+# Two days in 2026, so that calendars and limits with an end have something to say.
+TIMES_US = (1_798_000_000_000_000, 1_780_000_000_000_000)
+
+
+@given(seed=st.integers(0, 2**63))
+def test_extended_policy_compiles_and_survives_the_way_to_a_worker(seed: int) -> None:
+    # given
+    files = {"api.yaml": some_policy(Random(seed))}
+    # when
+    policy = compile_policy(files).policy
+    # then
+    assert load(compile_to_frames(files)).policy == policy
+    assert to_table(policy)
+    assert to_rlconfig(policy) is not None
+    json.dumps(to_document(policy))
+    for now_us in TIMES_US:
+        active = active_policy(policy, now_us)
+        assert active.until_us is None or active.until_us > now_us
+
+
+@given(seed=st.integers(0, 2**63))
+def test_spoiled_policy_has_findings_and_raises_nothing_else(seed: int) -> None:
+    # given a policy with one of its values replaced
+    rng = Random(seed)
+    document = json.loads(some_policy(rng))
+    spoil(rng, document)
+    # when
+    findings: Sequence[Finding] | None = None
+    try:
+        compile_policy({"api.yaml": json.dumps(document)})
+    except PolicyError as error:
+        findings = error.findings
+    # then
+    assert findings is None or all(finding.message for finding in findings)
+
+
+def spoil(rng: Random, node: object) -> None:
+    """Replace one value somewhere below `node`."""
+    wrong = rng.choice((None, -1, 2**70, 0.5, "", "x", [], {}, [[]], True, "1s", {"a": {}}))
+    while True:
+        if isinstance(node, dict) and node:
+            key = rng.choice(sorted(node))
+            below = node[key]
+            if not isinstance(below, dict | list) or not below or rng.random() < 0.2:
+                node[key] = wrong
+                return
+            node = below
+        elif isinstance(node, list) and node:
+            at = rng.randrange(len(node))
+            if not isinstance(node[at], dict | list) or rng.random() < 0.1:
+                node[at] = wrong
+                return
+            node = node[at]
+        else:
+            return
