@@ -30,7 +30,7 @@ def measured(send: Send, telemetry: Telemetry, now_s: Callable[[], float]) -> Se
             if kind == UNAVAILABLE and len(errors) == len(plans):
                 telemetry.store_error(UNAVAILABLE)
             else:
-                checks = sum([len(plan.keys) for plan in plans])
+                checks = sum([plan.check_count for plan in plans])
                 telemetry.observe_store_call(now_s() - start_s, checks, len(plans), kind)
             done(answers)
 

@@ -116,6 +116,7 @@ async def _open_store(settings: Settings, telemetry: Telemetry, local: LocalCoun
         on_late=telemetry.late_answer,
         on_full=lambda: telemetry.store_error(OVERLOADED),
         on_unreadable=telemetry.unreadable_state,
+        on_lost_debt=telemetry.lost_debt,
         on_give_back=telemetry.give_backs,
         # The embedded server does nothing of its own accord that an operator should not know.
         on_event=lambda line: log.warning("%s", line),

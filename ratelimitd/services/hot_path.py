@@ -206,7 +206,7 @@ class HotPath:
         service = self._service
         service.telemetry.stale_period()
         ready, replies, number, head, sent_us, _ = ticket
-        packed = pack_plan(service.plan_at(ready.plan.request, store_us))
+        packed = pack_plan(service.plan_again(ready.plan.request, store_us))
         outline = Outline(packed.plan, service.options)
         fresh = ReadyPlan(
             outline, packed.shape, packed.keys, ready.body, packed.plan, ready.maker, packed.slots

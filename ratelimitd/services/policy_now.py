@@ -3,7 +3,7 @@
 Rules:
 - One object stands for the policy, what is blocked and the periods of its calendars. Whatever is
   remembered of plans is thrown away with it.
-- A clock that steps back does not bring back what was: only a border ahead is looked for.
+- A clock that steps back brings back what was.
 """
 
 from typing import NamedTuple
@@ -14,6 +14,9 @@ from ratelimitd.policy.active import active_policy
 from ratelimitd.policy.model import Policy
 from ratelimitd.services.directory import Directory
 from ratelimitd.services.policy_holder import PolicyHolder
+
+# A clock is set right by less every now and then, which changes no period worth a new plan.
+STEP_BACK_US = 1_000_000
 
 
 class Scenery(NamedTuple):
@@ -43,9 +46,14 @@ class PolicyNow:
             or now.loaded is not loaded
             or now.facts.blocks is not blocks
             or (now.until_us is not None and now_us >= now.until_us)
+            or now_us < now.facts.now_us - STEP_BACK_US
         ):
             now = self._now = _scenery(loaded, blocks, now_us)
         return now
+
+    def look(self, now_us: int) -> Scenery:
+        """Return what is in force by another clock than ours; nothing is remembered of it."""
+        return _scenery(self._holder.current(), self._directory.blocks, now_us)
 
     def forget(self) -> None:
         """Hold on to nothing of a policy that was replaced."""

@@ -38,7 +38,7 @@ from ratelimitd.services.convert import RequestBounds, from_rls_request, to_rls_
 from ratelimitd.services.directory import UNKNOWN, Directory, NoDirectory
 from ratelimitd.services.local_counters import LocalCounters
 from ratelimitd.services.policy_holder import PolicyHolder
-from ratelimitd.services.policy_now import PolicyNow
+from ratelimitd.services.policy_now import PolicyNow, Scenery
 from ratelimitd.services.store_access import StoreAccess
 from ratelimitd.telemetry.counters import Telemetry
 from ratelimitd.telemetry.refusals import RefusalLog, trace_id
@@ -109,19 +109,25 @@ class RateLimitService:
 
     def plan_at(self, request: Request, wall_us: int) -> Plan:
         """Return the plan of a request at a time, with what is known of its subjects now."""
-        policy = self.policy_now.at(wall_us).policy
-        facts = self._facts(request, wall_us)
-        return make_plan(policy, request, self.options, self.hash_secret, facts)
+        now = self.policy_now.at(wall_us)
+        facts = self._facts(now, request, wall_us)
+        return make_plan(now.policy, request, self.options, self.hash_secret, facts)
+
+    def plan_again(self, request: Request, store_us: int) -> Plan:
+        """Return the plan of a request by the store's clock, which is far from ours."""
+        now = self.policy_now.look(store_us)
+        facts = self._facts(now, request, store_us)
+        return make_plan(now.policy, request, self.options, self.hash_secret, facts)
 
     def scene_at(self, request: Request, wall_us: int) -> Scene | None:
         """Return what the descriptors of a request have in common; None for an unknown domain."""
-        domain = self.policy_now.at(wall_us).policy.domains.get(request.domain)
+        now = self.policy_now.at(wall_us)
+        domain = now.policy.domains.get(request.domain)
         if domain is None:
             return None
-        return Scene(domain, self.options, self.hash_secret, self._facts(request, wall_us))
+        return Scene(domain, self.options, self.hash_secret, self._facts(now, request, wall_us))
 
-    def _facts(self, request: Request, wall_us: int) -> Facts:
-        now = self.policy_now.at(wall_us)
+    def _facts(self, now: Scenery, request: Request, wall_us: int) -> Facts:
         facts = now.facts._replace(now_us=wall_us)
         domain = now.policy.domains.get(request.domain)
         if domain is not None and domain.subjects is not None:
@@ -198,7 +204,7 @@ class RateLimitService:
             reply: Reply | StoreError = await self._ask(plan, context)
             if isinstance(reply, Reply) and reply.is_stale:
                 self.telemetry.stale_period()
-                plan = self.plan_at(request, reply.now_us)
+                plan = self.plan_again(request, reply.now_us)
                 reply = await self._ask(plan, context)
         except StoreError as error:
             reply = error

@@ -46,6 +46,7 @@ class StoreOptions:
     """What an operator may set, and who listens.
 
     `on_breaker` is told (is_open, reason), `on_unreadable` how many counters held garbage,
+    `on_lost_debt` how much cost was beyond what limits record as debt,
     `on_late` how many answers came after their callers had left, `on_full` of each request that
     found no room in the queue, `on_give_back` how many charges a Cluster took back and how many
     it did not, `on_event` one line for the log. `measure` wraps what sends a batch.
@@ -59,6 +60,7 @@ class StoreOptions:
     on_late: Callable[[int], None] = _ignore
     on_full: Callable[[], None] = _ignore
     on_unreadable: Callable[[int], None] = _ignore
+    on_lost_debt: Callable[[int], None] = _ignore
     on_give_back: Callable[[int, int], None] = _ignore
     on_event: Callable[[str], None] = _ignore
 
@@ -119,6 +121,7 @@ class OpenStore:
                 self.client,
                 scripts,
                 on_unreadable=options.on_unreadable,
+                on_lost_debt=options.on_lost_debt,
                 on_give_back=options.on_give_back,
             )
         else:
@@ -129,7 +132,12 @@ class OpenStore:
                 store_timeout_s=options.timeout_s,
                 on_breaker=self._on_breaker,
             )
-            self.store = SingleStore(self.client, scripts, on_unreadable=options.on_unreadable)
+            self.store = SingleStore(
+                self.client,
+                scripts,
+                on_unreadable=options.on_unreadable,
+                on_lost_debt=options.on_lost_debt,
+            )
         self.batcher = Batcher(
             options.measure(self.store.send), on_late=options.on_late, on_full=options.on_full
         )

@@ -7,23 +7,25 @@ Rules:
 - Overall refusal is decided over all parts. What a part charged for a limit that counts admitted
   requests only is given back then; until that arrives, others see it as spent.
 - Of a request with a part unanswered nothing is given back: StoreReplyLost, perhaps spent.
+- Of a request with a part that had no calendar period for now, all that others charged is.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ratelimitd.decisions.keys import partition_of
-from ratelimitd.decisions.plan import CheckResult, Plan, Reply
+from ratelimitd.decisions.plan import Check, CheckResult, Plan, Reply
 from ratelimitd.decisions.refusal import is_refused
 from ratelimitd.errors import StoreError, StoreReplyLost, StoreUnavailable
+from ratelimitd.policy.model import Algorithm
 from ratelimitd.store.wire import (
     Charge,
     PackedPlan,
-    Piece,
     Shaped,
     is_denied_shape,
-    part_of_shape,
+    keys_of_checks,
+    piece_of,
 )
 
 
@@ -50,7 +52,7 @@ def split(plans: Sequence[PackedPlan]) -> list[Part]:
     """Return one part for each partition that `plans` touch."""
     parts: dict[bytes, Part] = {}
     for number, packed in enumerate(plans):
-        tags = [partition_of(key) for key in packed.keys]
+        tags = _tags(packed)
         distinct = dict.fromkeys(tags)
         for tag in distinct:
             part = parts.get(tag)
@@ -61,10 +63,16 @@ def split(plans: Sequence[PackedPlan]) -> list[Part]:
                 part.origins.append(_Origin(number, range(len(tags))))
             else:
                 indexes = [index for index, other in enumerate(tags) if other == tag]
-                keys = tuple([packed.keys[index] for index in indexes])
-                part.plans.append(Piece(part_of_shape(packed.shape, indexes), keys))
+                part.plans.append(piece_of(packed, indexes))
                 part.origins.append(_Origin(number, indexes))
     return list(parts.values())
+
+
+def _tags(packed: PackedPlan) -> list[bytes]:
+    """Return the partition of each check; its further keys lie with the first."""
+    if len(packed.keys) == packed.check_count:
+        return [partition_of(key) for key in packed.keys]
+    return [partition_of(keys[0]) for keys in keys_of_checks(packed)]
 
 
 def merge(
@@ -113,8 +121,14 @@ def _join(
     results: dict[int, CheckResult] = {}
     for _, origin, reply in replies:
         results.update(zip(origin.checks, reply.results, strict=True))
-    ordered = [results[index] for index in range(len(packed.keys))]
+    ordered = [results[index] for index in range(packed.check_count)]
     now_us = max(reply.now_us for _, _, reply in replies)
+    stale = [reply for _, _, reply in replies if reply.is_stale]
+    if stale:
+        # Nothing of the request stands: it is asked again.
+        for tag, charge in _charged(packed.plan, replies):
+            give_back.setdefault(tag, []).append(charge)
+        return Reply(stale[0].now_us, is_refused=True, results=tuple(ordered), is_stale=True)
     if not is_denied_shape(packed.shape) and not any(result.is_over for result in ordered):
         # Nothing refuses, and the plan itself need not be looked at.
         return Reply(now_us, is_refused=False, results=tuple(ordered))
@@ -136,18 +150,44 @@ def _join(
 def _wrongly_charged(
     plan: Plan, replies: Sequence[tuple[bytes, _Origin, Reply]]
 ) -> Iterator[tuple[bytes, Charge]]:
-    """Yield what parts that would have admitted charged to limits that count admitted only.
-
-    One charge per counter, so that a floor between two of them changes nothing.
-    """
+    """Yield what parts that would have admitted charged to limits that count admitted only."""
     for tag, origin, reply in replies:
-        if reply.is_refused:
+        if not reply.is_refused:
+            yield from _net(plan, tag, origin, reply, lambda check: not _counts_denied(check))
+
+
+def _charged(
+    plan: Plan, replies: Sequence[tuple[bytes, _Origin, Reply]]
+) -> Iterator[tuple[bytes, Charge]]:
+    """Yield everything that parts charged."""
+    for tag, origin, reply in replies:
+        if reply.is_stale:
             continue
-        net: dict[bytes, Charge] = {}
-        for index, result in zip(origin.checks, reply.results, strict=True):
-            check = plan.checks[index]
-            if not check.limit.counts_denied:
-                before = net[check.key].amount if check.key in net else 0
-                amount = before + result.used_after - result.used_before
-                net[check.key] = Charge(check, amount, reply.now_us)
-        yield from ((tag, charge) for charge in net.values() if charge.amount)
+        if reply.is_refused:
+            yield from _net(plan, tag, origin, reply, _counts_denied)
+        else:
+            yield from _net(plan, tag, origin, reply, lambda _: True)
+
+
+def _counts_denied(check: Check) -> bool:
+    """Tell whether a refusal charges: who is refused holds no slot."""
+    return check.limit.counts_denied and check.limit.algorithm is not Algorithm.CONCURRENCY
+
+
+def _net(
+    plan: Plan, tag: bytes, origin: _Origin, reply: Reply, wanted: Callable[[Check], bool]
+) -> Iterator[tuple[bytes, Charge]]:
+    """Yield one charge per counter, so that a floor between two of them changes nothing.
+
+    Slots are apart from each other. What a newcomer was charged beside its own counter stays there.
+    """
+    net: dict[tuple[bytes, bytes], Charge] = {}
+    for index, result in zip(origin.checks, reply.results, strict=True):
+        check = plan.checks[index]
+        if not wanted(check) or result.is_overflowed:
+            continue
+        of = (check.key, check.slot)
+        before = net[of].amount if of in net else 0
+        amount = before + result.used_after - result.used_before
+        net[of] = Charge(check, amount, reply.now_us)
+    yield from ((tag, charge) for charge in net.values() if charge.amount)

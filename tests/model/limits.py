@@ -66,8 +66,8 @@ class ModelStore:
                     self.counters[check.key] = Counter(start, used[check.key])
                     self.writes.add(check.key)
         results = tuple(
-            result(check, now_us, over, before, after, used[check.key])
-            for check, (over, before, after) in zip(plan.checks, seen, strict=True)
+            result(check, asked(plan, at), now_us, seen[at], used[check.key])
+            for at, check in enumerate(plan.checks)
         )
         return Reply(now_us, is_refused, results)
 
@@ -92,15 +92,22 @@ def refuses(plan: Plan, overs: Sequence[bool]) -> bool:
     return any(enforced) or (bool(quotas) and all(quotas))
 
 
-def result(  # noqa: PLR0917 - the six numbers of one check
-    check: Check, now_us: int, over: bool, before: int, after: int, final: int
+def asked(plan: Plan, at: int) -> int:
+    """Return what a request asks of the counter of a check, up to that check."""
+    key = plan.checks[at].key
+    return sum(max(0, check.cost) for check in plan.checks[: at + 1] if check.key == key)
+
+
+def result(
+    check: Check, need: int, now_us: int, seen: tuple[bool, int, int], final: int
 ) -> CheckResult:
-    """Fill in the times: the window's end, and the wait until the same cost may fit."""
+    """Fill in the times: the window's end, and the wait until what is asked may fit."""
+    over, before, after = seen
     window = check.limit.window_us
     reset_us = (now_us // window + 1) * window - now_us
     if not over:
         retry_us = 0
-    elif check.cost > check.limit.requests_per_unit:
+    elif need > check.limit.requests_per_unit:
         retry_us = -1
     else:
         retry_us = reset_us

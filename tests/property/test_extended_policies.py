@@ -52,7 +52,7 @@ def test_spoiled_policy_has_findings_and_raises_nothing_else(seed: int) -> None:
 
 def spoil(rng: Random, node: object) -> None:
     """Replace one value somewhere below `node`."""
-    wrong = rng.choice((None, -1, 2**70, 0.5, "", "x", [], {}, [[]], True, "1s", {"a": {}}))
+    wrong: object = rng.choice((None, -1, 2**70, 0.5, "", "x", [], {}, [[]], True, "1s", {"a": {}}))
     while True:
         if isinstance(node, dict) and node:
             key = rng.choice(sorted(node))

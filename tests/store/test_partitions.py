@@ -117,6 +117,7 @@ class Unmade:
     def __init__(self, plan: Plan) -> None:
         packed = pack_plan(plan)
         self.shape, self.keys = packed.shape, packed.keys
+        self.slots, self.check_count = packed.slots, packed.check_count
 
     @property
     def plan(self) -> Plan:

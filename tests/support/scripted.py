@@ -21,6 +21,7 @@ class ScriptedStore:
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
         self.unreadable = 0
+        self.lost_debt = 0
         self.ttl_ms: dict[bytes, int] = {}
         for script in (SCRIPTS.check, SCRIPTS.peek, SCRIPTS.give_back):
             assert client.script_load(script.text) == script.sha
@@ -52,5 +53,5 @@ class ScriptedStore:
         self.ttl_ms = {
             key: ttl for key, ttl in zip(keys, lives[::2], strict=True) if ttl not in (-1, -2)
         }
-        replies, self.unreadable = wire.from_reply(raw, packed)
+        replies, self.unreadable, self.lost_debt = wire.from_reply(raw, packed)
         return replies
