@@ -198,6 +198,17 @@ def _merged(
     return replace(new, overrides=(*kept, *added))
 
 
+def _name_of_row(value: str, facts: DomainFacts, key: str, hash_secret: bytes) -> str:
+    entry = subject_pb2.Entry(key=key, value=value)
+    messages.from_entry(entry, "entry", needs_value=True)
+    return facts.field(key, value, hash_secret)
+
+
+def _check_new(name: str, records: Container[str]) -> None:
+    if name in records:
+        raise InvalidRequest(f"entry.value: {shown(name)} is in a row before")
+
+
 def _from_row(row: subject_pb2.ImportRequest.Row, facts: DomainFacts, now_us: int) -> Subject:
     """Return the record that a row says."""
     reason = messages.from_reason(row.reason)
