@@ -79,5 +79,6 @@ if not redis.call("HMGET", KEYS[3], "epoch")[1] then
 end
 local text = registry.text(version)
 redis.call("HSET", KEYS[3], "version", text, "blocks", text)
-redis.call("PUBLISH", channel, text)
+-- A hint only: polls find what it does not tell, so its failure is none.
+redis.pcall("PUBLISH", channel, text)
 return {registry.status.OK, version, changed}
