@@ -3,20 +3,21 @@
   KEYS[n], ARGV, Returns  see lib/batch
 
   --- @include "lib/clock"
-  --- @include "lib/batch" ]]
+  --- @include "lib/batch"
+  --- @include "lib/keyspace" ]]
 local function time()
   return redis.call("TIME")
 end
 
 local now_us = clock.now_us(ARGV[1], time)
-local requests = batch.parse(ARGV, #KEYS)
-local counters = batch.counters(KEYS, redis.call("MGET", unpack(KEYS)), now_us)
+local requests, sets = batch.parse(ARGV, #KEYS, now_us)
+local states = redis.call("MGET", unpack(KEYS))
+keyspace.read_sets(KEYS, states, sets, redis.pcall)
+local counters = batch.counters(KEYS, states, ARGV[3], now_us)
 
 local reply = batch.reply()
-local first = 1
 for _, request in ipairs(requests) do
+  batch.decide(request, counters, reply)
   batch.forget(counters)
-  batch.decide(request, counters, first, reply)
-  first = first + #request.checks
 end
 return batch.answer(counters, reply)

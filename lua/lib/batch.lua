@@ -1,72 +1,88 @@
 --[[ batch: a list of requests as one serial history over counters held in a table.
 
-  --- @include "lib/fixed_window"
+  --- @include "lib/prelude"
+  --- @include "lib/shape"
   --- @include "lib/refusal"
 
-  KEYS: the counter of each check, in the order of the requests and their checks; a key may repeat.
-  Arguments, packed as the struct library does, big-endian; requests that differ in their keys alone
-  have one shape, which is sent and read once:
+  KEYS: the counter of each check, in the order of the requests and their checks; a key may repeat. A
+  check with births has three in a row: its own, the count of births, the overflow counter.
+  Arguments, packed as the struct library does, big-endian; requests that differ in their keys and
+  slots alone have one shape, which is sent and read once:
     now_us in decimal, or "" (the store's clock)
     for each request: H number of its shape, from 0
+    the slots, 16 bytes each, of all checks that have one, in their order
     each shape, an argument of its own:
       H check count, H passing_quota, B is_denied (1: refused whatever its limits say), then for each check:
-        i8 window_us, i8 limit, i8 cost (below 0: refund), B flags (1 shadow, 2 quota, 4 counts_denied)
-  Replies, four values:
+        B algorithm, B flags, i8 limit, i8 cost (below 0: refund), i8 window_us, i8 a, i8 b, i8 c,
+        i8 births in a second
+      flags: 1 shadow, 2 quota, 4 counts_denied, 8 joined (same descriptor as the check before),
+        16 has a slot, 32 has births
+      algorithms: 0 fixed_window
+        1 calendar        window_us, a, b, c: where the previous, current, next period and the one after begin
+        2 sliding_window
+        3 gcra            a: burst; b: max_debt
+        4 concurrency     window_us: slot_ttl_us
+  Replies, five values:
     now_us, unreadable counters,
-    for each request: B is_refused
-    for each check: B is_over, i8 used_before, used_after, used_final, reset_us, retry_after_us, B is_overflowed ]]
+    for each request: B 0 admitted, 1 refused, 2 stale: no period of a calendar holds now, nothing decided
+    for each check: B is_over, i8 used_before, used_after, used_final, reset_us, retry_after_us,
+      B is_overflowed; zeros in a stale request
+    cells that gcra charged beyond its debt, which no counter holds
+
+  Births: a check with a cost above 0 on a key that is absent gives birth to it, if its request writes
+  it. Beyond so many in a second the check charges the overflow counter instead. What is charged
+  there stays there: a release or refund goes to the key's own counter. ]]
 local batch = {}
 
-local CHECK_AT, CHECK_LENGTH = 6, 25
+local BIRTHS_WINDOW_US = 1000000
 
-local pack_bytes, unpack_bytes = struct.pack, struct.unpack
+local ADMITTED, REFUSED, STALE = "\0", "\1", "\2"
+local RESULT = ">Bi8i8i8i8i8B"
 
-local function parse_shape(packed)
-  local count, passing_quota, is_denied = unpack_bytes(">HHB", packed)
-  local shape = {passing_quota = passing_quota, is_denied = is_denied == 1, checks = {}}
-  for i = 1, count do
-    local at = CHECK_AT + (i - 1) * CHECK_LENGTH
-    local window_us, limit, cost, flags = unpack_bytes(">i8i8i8B", packed, at)
-    shape.checks[i] = {
-      window_us = window_us,
-      limit = limit,
-      cost = cost,
-      is_shadow = flags % 2 == 1,
-      is_quota = math.floor(flags / 2) % 2 == 1,
-      counts_denied = math.floor(flags / 4) % 2 == 1,
-    }
+-- Returns the shape of each request, and the indexes of the keys that are sorted sets; raises unless
+-- they name exactly the keys and slots that came.
+function batch.parse(arguments, key_count, now_us)
+  local shapes, windows = {}, {}
+  for i = 4, #arguments do
+    shapes[i - 4] = shape.parse(arguments[i], now_us, windows)
   end
-  return shape
-end
-
--- Returns the shape of each request; raises unless they name exactly the keys that came.
-function batch.parse(arguments, key_count)
-  local shapes = {}
-  for i = 3, #arguments do
-    shapes[i - 3] = parse_shape(arguments[i])
-  end
-  local requests = {}
-  local checks = 0
+  local requests, sets = {}, {}
+  local keys, slot_bytes = 0, 0
   local order = arguments[2]
   for at = 1, #order, 2 do
-    local shape = shapes[unpack_bytes(">H", order, at)]
-    requests[#requests + 1] = shape
-    checks = checks + #shape.checks
+    local request = shapes[unpack_bytes(">H", order, at)]
+    requests[#requests + 1] = request
+    if request.has_sets and not request.is_stale then
+      local key = keys + 1
+      for _, check in ipairs(request.checks) do
+        if check.algorithm == concurrency then
+          sets[#sets + 1] = key
+          sets[#sets + 1] = check.births and key + 2 or nil
+        end
+        key = key + check.key_count
+      end
+    end
+    keys = keys + request.key_count
+    slot_bytes = slot_bytes + request.slot_bytes
   end
-  assert(checks == key_count, "a key for each check")
-  return requests
+  assert(keys == key_count, "a key for each check")
+  assert(slot_bytes == #arguments[3], "a slot for each check that has one")
+  return requests, sets
 end
 
 -- Returns the counters of a batch: read once, when a check first needs them, and `ordered` as they were.
-function batch.counters(keys, states, now_us)
+function batch.counters(keys, states, slots, now_us)
   return {
     keys = keys,
     states = states,
+    slots = slots,
     now_us = now_us,
-    windows = {},
     by_key = {},
     ordered = {},
     unreadable = {},
+    lost = 0,
+    next_key = 1,
+    next_slot = 1,
   }
 end
 
@@ -74,24 +90,18 @@ end
 function batch.forget(counters)
   counters.by_key = {}
   counters.ordered = {}
+  counters.lost = 0
 end
 
-local function window_of(counters, window_us)
-  local window = counters.windows[window_us]
-  if not window then
-    window = fixed_window.at(window_us, counters.now_us)
-    counters.windows[window_us] = window
-  end
-  return window
-end
-
-local function counter_at(counters, index, check)
+local function counter_at(counters, index, at)
   local key = counters.keys[index]
   local counter = counters.by_key[key]
   if not counter then
-    local window = window_of(counters, check.window_us)
-    local used, is_readable = fixed_window.load(counters.states[index], window)
-    counter = {key = key, used = used, window = window, is_dirty = not is_readable}
+    local a, is_readable, b = at.algorithm.load(counters.states[index], at)
+    counter = {key = key, at = at, a = a, is_dirty = not is_readable}
+    if b then
+      counter.b = b
+    end
     counters.by_key[key] = counter
     counters.ordered[#counters.ordered + 1] = counter
     if not is_readable then
@@ -101,67 +111,169 @@ local function counter_at(counters, index, check)
   return counter
 end
 
--- What each check of the request at hand saw; used again for the next, so its checks say how far it counts.
-local own, before, after, over = {}, {}, {}, {}
+-- What each check of the request at hand saw; used again for the next, so its checks say how far it
+-- counts.
+local own, slots, a_before, b_before = {}, {}, {}, {}
+local before, after, over, lost = {}, {}, {}, {}
+-- Where checks have births: the count of births that was charged, and whether the overflow counts.
+local born, overflowed = {}, {}
+
+local function is_present(counters, index, counter)
+  if counter.at.algorithm == concurrency then
+    return counter.b.count > 0
+  end
+  return counter.is_dirty or counter.is_born or counters.states[index]
+end
+
+-- Returns the counter that a check with births charges, the count of births if it charges that too,
+-- and whether it is the overflow counter.
+local function counter_by_births(counters, index, check)
+  local counter = counter_at(counters, index, check.at)
+  if check.cost <= 0 or is_present(counters, index, counter) then
+    return counter, nil, false
+  end
+  if not counters.births_window then
+    counters.births_window = fixed_window.at(BIRTHS_WINDOW_US, counters.now_us)
+  end
+  local births = counter_at(counters, index + 1, counters.births_window)
+  if births.a >= check.births then
+    return counter_at(counters, index + 2, check.at), nil, true
+  end
+  births.a = births.a + 1
+  counter.is_born = true
+  return counter, births, false
+end
 
 -- Charges each check in order, as if the request were admitted.
-local function charge_all(checks, counters, first)
+local function charge_all(checks, counters)
+  local index = counters.next_key
   for i = 1, #checks do
     local check = checks[i]
-    local counter = counter_at(counters, first + i - 1, check)
-    own[i] = counter
-    before[i] = counter.used
-    after[i] = fixed_window.charge(counter.used, check.cost)
-    over[i] = fixed_window.is_over(after[i], check.limit, check.cost)
-    counter.used = after[i]
+    local counter
+    if check.births then
+      counter, born[i], overflowed[i] = counter_by_births(counters, index, check)
+    else
+      counter = counter_at(counters, index, check.at)
+      born[i], overflowed[i] = nil, false
+    end
+    local slot
+    if check.has_slot then
+      slot = sub(counters.slots, counters.next_slot, counters.next_slot + SLOT_LENGTH - 1)
+      counters.next_slot = counters.next_slot + SLOT_LENGTH
+    end
+    own[i], slots[i], a_before[i], b_before[i] = counter, slot, counter.a, counter.b
+    before[i], after[i], over[i], lost[i] = check.algorithm.charge(counter, check, slot)
+    index = index + check.key_count
   end
+  counters.next_key = index
 end
 
--- A key's count before the request is what its first check saw.
+-- What a counter held before the request is what its first check saw.
 local function roll_back(checks)
   for i = #checks, 1, -1 do
-    own[i].used = before[i]
+    local counter = own[i]
+    local undo = checks[i].algorithm.undo
+    if undo then
+      undo(counter, a_before[i])
+    else
+      counter.a, counter.b = a_before[i], b_before[i]
+    end
   end
 end
 
-local function settle(checks, is_refused)
+local function is_charged(check, is_refused)
+  return check.spends and (check.counts_denied or not is_refused)
+end
+
+-- A birth counts if some check of the request writes the key.
+local function settle_births(checks, is_refused)
+  for i = 1, #checks do
+    local births = born[i]
+    if births then
+      local is_written = false
+      for j = 1, #checks do
+        is_written = is_written or (own[j] == own[i] and is_charged(checks[j], is_refused))
+      end
+      own[i].is_born = is_written
+      if is_written then
+        births.is_dirty = true
+      else
+        births.a = births.a - 1
+      end
+    end
+  end
+end
+
+local function settle(checks, counters, is_refused)
   if is_refused then
     roll_back(checks)
   end
   for i = 1, #checks do
     local check = checks[i]
-    if is_refused and check.counts_denied then
-      own[i].used = fixed_window.charge(own[i].used, check.cost)
-    end
-    if check.cost ~= 0 and (check.counts_denied or not is_refused) then
+    if is_charged(check, is_refused) then
+      if is_refused then
+        lost[i] = select(4, check.algorithm.charge(own[i], check, slots[i]))
+      end
+      if lost[i] then
+        counters.lost = min(counters.lost + lost[i], MAX_INTEGER)
+      end
       own[i].is_dirty = true
     end
   end
+end
+
+-- What the request asked of the counter of check `i`, up to that check.
+local function need_of(checks, i)
+  local need = 0
+  for j = 1, i do
+    if own[j] == own[i] then
+      need = need + max(0, checks[j].cost)
+    end
+  end
+  return need
 end
 
 function batch.reply()
   return {requests = {}, checks = {}}
 end
 
--- Decides a request whose first key is number `first`, and charges it; appends its part of the reply.
-function batch.decide(request, counters, first, reply)
+local function pass_over(request, counters, reply)
+  counters.next_key = counters.next_key + request.key_count
+  counters.next_slot = counters.next_slot + request.slot_bytes
+  reply.requests[#reply.requests + 1] = STALE
+  for _ = 1, #request.checks do
+    reply.checks[#reply.checks + 1] = pack_bytes(RESULT, 0, 0, 0, 0, 0, 0, 0)
+  end
+end
+
+-- Decides the next request, and charges it; appends its part of the reply.
+function batch.decide(request, counters, reply)
+  if request.is_stale then
+    pass_over(request, counters, reply)
+    return
+  end
   local checks = request.checks
-  charge_all(checks, counters, first)
+  charge_all(checks, counters)
   local is_refused = request.is_denied or refusal.is_refused(checks, over, request.passing_quota)
-  settle(checks, is_refused)
+  settle(checks, counters, is_refused)
+  if request.has_births then
+    settle_births(checks, is_refused)
+  end
   local told = reply.checks
-  reply.requests[#reply.requests + 1] = is_refused and "\1" or "\0"
+  reply.requests[#reply.requests + 1] = is_refused and REFUSED or ADMITTED
   for i = 1, #checks do
-    local check, counter = checks[i], own[i]
+    local check, is_over = checks[i], over[i]
+    local used, reset_us, retry_us =
+      check.algorithm.tell(own[i], check, is_over, is_over and need_of(checks, i))
     told[#told + 1] = pack_bytes(
-      ">Bi8i8i8i8i8B",
-      over[i] and 1 or 0,
+      RESULT,
+      is_over and 1 or 0,
       before[i],
       after[i],
-      counter.used,
-      counter.window.reset_us,
-      fixed_window.retry_after_us(over[i], check.limit, check.cost, counter.window),
-      0
+      used,
+      reset_us,
+      retry_us,
+      overflowed[i] and 1 or 0
     )
   end
 end
@@ -172,5 +284,11 @@ function batch.answer(counters, reply)
   for _ in pairs(counters.unreadable) do
     unreadable = unreadable + 1
   end
-  return {counters.now_us, unreadable, table.concat(reply.requests), table.concat(reply.checks)}
+  return {
+    counters.now_us,
+    unreadable,
+    table.concat(reply.requests),
+    table.concat(reply.checks),
+    counters.lost,
+  }
 end

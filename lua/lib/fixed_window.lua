@@ -1,28 +1,31 @@
---[[ fixed_window: at most `limit` per window, windows aligned to the Unix epoch.
+--[[ fixed_window: at most `limit` per window, windows aligned to the Unix epoch or to a calendar.
 
   A fixed window admits up to 2x the limit in a window-long span across a border.
   State: "start:used", the window's start in us and what was charged in it. A state from an older
-  window is empty; one from a later window (the clock stepped back) is pulled to now, its count kept. ]]
+  window is empty; one from a later window (the clock stepped back) is pulled to now, its count kept.
+  In a counter, `a` is what was used.
+
+  --- @include "lib/prelude" ]]
 local fixed_window = {}
 
--- Integers up to 2^53 - 1 are exact in a double; counts saturate there.
-local MAX_COUNT = 9007199254740991
-
--- A global costs a look-up each time, and these run for each check.
-local format, match, sub = string.format, string.match, string.sub
-
--- The window that holds now_us: what every counter of it has in common is worked out once.
-function fixed_window.at(window_us, now_us)
-  local start_us = now_us - now_us % window_us
-  local reset_us = start_us + window_us - now_us
+-- A window that holds now_us: what every counter of it has in common is worked out once.
+function fixed_window.between(start_us, end_us, now_us)
+  local reset_us = end_us - now_us
   local prefix = format("%.0f:", start_us)
   return {
+    algorithm = fixed_window,
     start_us = start_us,
+    end_us = end_us,
     reset_us = reset_us,
-    ttl_ms = format("%.0f", math.ceil(reset_us / 1000)),
+    ttl_ms = format("%.0f", ceil(reset_us / 1000)),
     prefix = prefix,
     used_at = #prefix + 1,
   }
+end
+
+function fixed_window.at(window_us, now_us)
+  local start_us = now_us - now_us % window_us
+  return fixed_window.between(start_us, start_us + window_us, now_us)
 end
 
 -- Returns used, is_readable.
@@ -42,7 +45,7 @@ function fixed_window.load(state, window)
     start_us = tonumber(start_text)
   end
   local used = tonumber(used_text)
-  if #used_text > 16 or used > MAX_COUNT or start_us > MAX_COUNT then
+  if #used_text > 16 or used > MAX_INTEGER or start_us > MAX_INTEGER then
     return 0, false
   end
   if start_us < window.start_us then
@@ -51,31 +54,41 @@ function fixed_window.load(state, window)
   return used, true
 end
 
--- Returns the count after `cost`; below 0 it is a refund, floored at zero.
-function fixed_window.charge(used, cost)
-  local sum = used + cost
-  if sum > MAX_COUNT then
-    return MAX_COUNT
+-- Adds `cost` to the counter, up to 2^53 - 1; below 0 it is a refund, floored at zero. Returns used before and after,
+-- is_over: a refund never is; a cost of 0 asks whether the counter stands beyond the limit.
+function fixed_window.charge(counter, check)
+  local before, cost = counter.a, check.cost
+  local after = before + cost
+  if after > MAX_INTEGER then
+    after = MAX_INTEGER
+  elseif after < 0 then
+    after = 0
   end
-  return sum > 0 and sum or 0
+  counter.a = after
+  return before, after, cost >= 0 and after > check.limit
 end
 
--- A refund is never over; a cost of 0 asks whether the counter stands beyond the limit.
-function fixed_window.is_over(used_after, limit, cost)
-  return cost >= 0 and used_after > limit
-end
-
--- Time until the same cost may be admitted: 0 where it is, -1 where it never fits.
-function fixed_window.retry_after_us(is_over, limit, cost, window)
+-- Returns used, reset_us and retry_after_us: 0 where not over, -1 where `need` never fits.
+function fixed_window.tell(counter, check, is_over, need)
+  local reset_us = check.at.reset_us
   if not is_over then
-    return 0
+    return counter.a, reset_us, 0
   end
-  if cost > limit then
-    return -1
-  end
-  return window.reset_us
+  return counter.a, reset_us, need > check.limit and -1 or reset_us
 end
 
-function fixed_window.dump(used, window)
-  return window.prefix .. format("%.0f", used)
+-- Takes back `amount` if it was charged in this window; says whether it did.
+function fixed_window.give_back(counter, check, amount, charged_at_us)
+  local window = check.at
+  if charged_at_us < window.start_us or charged_at_us >= window.end_us then
+    return false
+  end
+  counter.a = max(0, min(counter.a - amount, MAX_INTEGER))
+  return true
+end
+
+-- Returns state, ttl_ms.
+function fixed_window.dump(counter)
+  local window = counter.at
+  return window.prefix .. format("%.0f", counter.a), window.ttl_ms
 end

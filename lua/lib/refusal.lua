@@ -1,25 +1,38 @@
 --[[ refusal: whether the limits of one request refuse it together.
 
-  Refused when a limit that is neither shadow nor quota is over, or when there are quota limits and
-  every one of them is over. A shadow limit never refuses; a shadow quota limit counts as passing. ]]
+  Refused when a limit that is neither shadow nor quota is over, or when there are descriptors with
+  quota limits and every one of them is over: that is, one of its quota limits is. A shadow limit
+  never refuses; a shadow quota limit counts as passing. ]]
 local refusal = {}
 
--- checks: list of {is_shadow, is_quota}; overs: for each, whether it is over;
--- passing_quota: quota limits that pass elsewhere.
+-- checks: list of {is_shadow, is_quota, is_joined}: of the descriptor of the check before;
+-- overs: for each, whether it is over; passing_quota: quota descriptors that pass elsewhere.
 function refusal.is_refused(checks, overs, passing_quota)
   local quota_over = 0
   local quota_passing = passing_quota
+  local has_passing, has_over = false, false
   for i = 1, #checks do
     local check = checks[i]
     local is_over = overs[i] and not check.is_shadow
-    if check.is_quota then
+    if not check.is_quota then
       if is_over then
+        return true
+      end
+    end
+    if not check.is_joined then
+      has_passing, has_over = false, false
+    end
+    if check.is_quota and not has_over then
+      if is_over then
+        has_over = true
         quota_over = quota_over + 1
-      else
+        if has_passing then
+          quota_passing = quota_passing - 1
+        end
+      elseif not has_passing then
+        has_passing = true
         quota_passing = quota_passing + 1
       end
-    elseif is_over then
-      return true
     end
   end
   return quota_over > 0 and quota_passing == 0

@@ -15,7 +15,7 @@ from typing import assert_never
 from ratelimitd.decisions.fold import assemble, unchecked_status
 from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.plan import Check, DescriptorPlan, Plan
-from ratelimitd.decisions.refusal import is_refused
+from ratelimitd.decisions.refusal import Ruling, is_refused
 from ratelimitd.decisions.verdict import Code, RuleCount, RuleOutcome, Status, Verdict
 from ratelimitd.policy.model import FailurePolicy, Limit
 
@@ -53,14 +53,14 @@ def fold_failure(plan: Plan, decide_locally: DecideLocally, options: DecisionOpt
     outcomes = _outcomes(plan, strongest, decide_locally)
     statuses: list[Status] = []
     counts: list[RuleCount] = []
-    overs: list[tuple[Limit, bool]] = []
+    overs: list[Ruling] = []
     for descriptor in plan.descriptors:
         if descriptor.check is None or descriptor.limit is None:
             statuses.append(unchecked_status(descriptor))
             continue
         outcome = outcomes[descriptor.check]
         is_over = outcome in _REFUSALS
-        overs.append((descriptor.limit, is_over))
+        overs.append(Ruling(descriptor.limit, is_over))
         statuses.append(Status(Code.OVER_LIMIT, descriptor.limit) if is_over else Status(Code.OK))
         counts.append(_count(descriptor, descriptor.limit, outcome))
     return assemble(

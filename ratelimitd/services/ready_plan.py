@@ -124,6 +124,16 @@ class ReadyPlan(NamedTuple):
     maker: "PlanMaker"
 
     @property
+    def slots(self) -> bytes:
+        """No check has a slot."""
+        return b""
+
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        """How many checks there are."""
+        return len(self.keys)
+
+    @property
     def plan(self) -> Plan:
         """The plan itself."""
         return self.whole if self.whole is not None else self.maker.whole_plan(self.body)

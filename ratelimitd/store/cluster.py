@@ -39,15 +39,18 @@ class ClusterStore:
         scripts: Scripts,
         *,
         on_unreadable: Callable[[int], None] | None = None,
+        on_lost_debt: Callable[[int], None] | None = None,
         on_give_back: Callable[[int, int], None] | None = None,
     ) -> None:
         """`on_unreadable` is told how many counters held garbage and counted as absent.
 
-        `on_give_back` is told how many charges were given back, and how many were not.
+        `on_lost_debt` is told how much was spent beyond the debt that limits remember,
+        `on_give_back` how many charges were given back, and how many were not.
         """
         self._client = client
         self._scripts = scripts
         self._on_unreadable = on_unreadable
+        self._on_lost_debt = on_lost_debt
         self._on_give_back = on_give_back
         self._reports = DefectLog(_log)
         self._giving_back: set[asyncio.Task[None]] = set()
@@ -93,12 +96,14 @@ class ClusterStore:
         if isinstance(raw, StoreError):
             return raw
         try:
-            replies, unreadable = from_reply(raw, part.plans)
+            replies, unreadable, lost = from_reply(raw, part.plans)
         except Exception as error:  # noqa: BLE001 - the other partitions are answered all the same
             self._reports.record(error, "a reply of the store cannot be read")
             return unreadable_reply()
         if unreadable and self._on_unreadable is not None:
             self._on_unreadable(unreadable)
+        if lost and self._on_lost_debt is not None:
+            self._on_lost_debt(lost)
         return replies
 
     async def _give_back(self, charges: Mapping[bytes, list[Charge]]) -> None:

@@ -27,11 +27,16 @@ class SingleStore:
         scripts: Scripts,
         *,
         on_unreadable: Callable[[int], None] | None = None,
+        on_lost_debt: Callable[[int], None] | None = None,
     ) -> None:
-        """`on_unreadable` is told how many counters held garbage and counted as absent."""
+        """`on_unreadable` is told how many counters held garbage and counted as absent.
+
+        `on_lost_debt` is told how much was spent beyond the debt that limits remember.
+        """
         self._client = client
         self._scripts = scripts
         self._on_unreadable = on_unreadable
+        self._on_lost_debt = on_lost_debt
         self._defects = DefectLog(_log)
 
     def send(self, plans: Sequence[PackedPlan], done: OnReplies) -> None:
@@ -69,9 +74,11 @@ class SingleStore:
         """Do nothing: every answer is the end of its call."""
 
     def _read(self, raw: object, plans: Sequence[PackedPlan]) -> list[Reply]:
-        replies, unreadable = from_reply(raw, plans)
+        replies, unreadable, lost = from_reply(raw, plans)
         if unreadable and self._on_unreadable is not None:
             self._on_unreadable(unreadable)
+        if lost and self._on_lost_debt is not None:
+            self._on_lost_debt(lost)
         return replies
 
 
