@@ -264,7 +264,7 @@ function batch.decide(request, counters, reply)
   for i = 1, #checks do
     local check, is_over = checks[i], over[i]
     local used, reset_us, retry_us =
-      check.algorithm.tell(own[i], check, is_over, is_over and need_of(checks, i))
+      check.algorithm.tell(own[i], check, is_over, is_over and need_of(checks, i) or 0)
     told[#told + 1] = pack_bytes(
       RESULT,
       is_over and 1 or 0,

@@ -148,7 +148,8 @@ function gcra.charge(counter, check)
   local lost
   if cost > taken or is_beyond(us, rem, at.most_us, at.most_rem) then
     us, rem = at.most_us, at.most_rem
-    lost = before + cost - at.most
+    -- In this order no sum exceeds 2^53.
+    lost = cost - at.most + before
   end
   set_ahead(counter, at, us, rem)
   return before, before + taken, is_over, lost

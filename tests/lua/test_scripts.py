@@ -190,7 +190,9 @@ def test_give_back_returns_charges_into_their_own_window_only(
     (after,) = store.peek([plan_of(check_of(limit, cost=0))], NOW_US + 1)
     assert after.results[0].used_before == 3
     # when the window has passed
-    assert store.give_back([Charge(check, check.key, 3, reply.now_us)], NOW_US + limit.window_us) == 0
+    assert (
+        store.give_back([Charge(check, check.key, 3, reply.now_us)], NOW_US + limit.window_us) == 0
+    )
 
 
 def test_give_back_of_an_absent_counter_does_nothing(
