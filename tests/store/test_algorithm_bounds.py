@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
+from operator import ge
 
 import pytest
 
 from bench.traffic import (
     BURST,
+    CALL_US,
     DAILY,
     HOUR_US,
     LIMIT,
@@ -117,15 +119,18 @@ def test_concurrency_with_slots_has_at_most_its_limit_in_flight(asker: Asker) ->
 def test_concurrency_frees_places_whose_release_was_lost(asker: Asker) -> None:
     # when
     occupancy = in_flight(asker, has_slots=True)
-    # then: what was lost keeps its place until its time to live is over
-    end_us = START_US + SILENT_US[1]
-    freed_us = end_us - US_PER_S + SLOT_TTL_S * US_PER_S
-    for at_us, flying, held in zip(
-        occupancy.at_us, occupancy.in_flight, occupancy.held, strict=True
-    ):
-        assert flying <= held
-        if at_us >= freed_us:
-            assert held == flying
+    # then: what is in flight always has its place
+    assert all(map(ge, occupancy.held, occupancy.in_flight))
+    # and all that began in the second before nobody listened keep theirs for their time to live
+    first_us = START_US + SILENT_US[0] - CALL_US
+    moments = list(zip(occupancy.at_us, occupancy.in_flight, occupancy.held, strict=True))
+    assert {
+        held
+        for at_us, _, held in moments
+        if first_us + CALL_US <= at_us < first_us + SLOT_TTL_S * US_PER_S
+    } == {LIMIT}
+    returned_us = [at_us for at_us, flying, _ in moments if at_us > first_us and flying == 1]
+    assert first_us + SLOT_TTL_S * US_PER_S in returned_us
 
 
 def test_concurrency_without_slots_exceeds_its_limit_by_releases_of_refused_calls(
