@@ -12,10 +12,11 @@
   ARGV[3]  the slots, 16 bytes each, of all charges that have one, in their order
   Returns  how many charges were given back
 
+  --- @include "lib/prelude"
   --- @include "lib/clock"
   --- @include "lib/shape"
   --- @include "lib/keyspace" ]]
-local HEAD_LENGTH, CHECK_LENGTH, SLOT_LENGTH = 10, 58, 16
+local CHARGE_HEAD, CHARGE_LENGTH = 10, 68
 
 local function time()
   return redis.call("TIME")
@@ -24,12 +25,12 @@ end
 -- Returns the charges, and the indexes of the keys that are sorted sets.
 local function parse(packed, slots, now_us)
   local charges, sets, windows, slot_at = {}, {}, {}, 1
-  for at = 1, #packed, HEAD_LENGTH + CHECK_LENGTH do
-    local index, charged_at_us = struct.unpack(">Hi8", packed, at)
-    local check = shape.check(packed, at + HEAD_LENGTH, now_us, windows)
+  for at = 1, #packed, CHARGE_LENGTH do
+    local index, charged_at_us = unpack_bytes(">Hi8", packed, at)
+    local check = shape.check(packed, at + CHARGE_HEAD, now_us, windows)
     local charge = {index = index, charged_at_us = charged_at_us, check = check}
     if check.has_slot then
-      charge.slot = string.sub(slots, slot_at, slot_at + SLOT_LENGTH - 1)
+      charge.slot = sub(slots, slot_at, slot_at + SLOT_LENGTH - 1)
       slot_at = slot_at + SLOT_LENGTH
     end
     if check.algorithm == concurrency then

@@ -1,36 +1,45 @@
 """The command line for a running daemon: hit spends, peek looks, explain tells why.
 
+The commands about subjects are in ctl_subject.py, those about blocks in ctl_block.py.
+
 Exit codes: 0 OK; 3 OVER_LIMIT; 1 no answer, or an error; 2 the flags are wrong.
 """
 
-import os
 import re
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated
 
 import typer
-from google.protobuf.message import Message
 
-from ratelimitd import ctl_output, terminal
+from ratelimitd import ctl_block, ctl_flags, ctl_output, ctl_subject, terminal
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd._proto.ratelimitd.inspect.v1 import inspect_pb2
-from ratelimitd.errors import ConfigError, RatelimitError
-from ratelimitd.settings.values import parse_count, parse_listen
+from ratelimitd.ctl_flags import (
+    ADMIN_ADDRESS,
+    TIMEOUT_S,
+    Address,
+    Ca,
+    Cert,
+    Json,
+    Key,
+    ServerName,
+    Target,
+    Timeout,
+    Tls,
+    call,
+    guarded,
+)
+from ratelimitd.errors import ConfigError
+from ratelimitd.settings.values import parse_count
 
-NAME = "ratelimitctl"
+NAME = ctl_flags.NAME
 EXIT_OVER_LIMIT = 3
 MAX_HITS = 2**32 - 1
 GRPC_ADDRESS = "127.0.0.1:8081"
-ADMIN_ADDRESS = "127.0.0.1:8082"
-TIMEOUT_S = 5.0
 
 HIT = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
 PEEK = "/ratelimitd.inspect.v1.InspectService/Peek"
 EXPLAIN = "/ratelimitd.inspect.v1.InspectService/Explain"
-
-R = TypeVar("R", bound=Message)
 
 app = typer.Typer(
     add_completion=False,
@@ -40,6 +49,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # as in cli.py
 )
 terminal.add_version(app, NAME, "Asks a running ratelimitd.")
+app.add_typer(ctl_subject.app, name="subject")
+ctl_block.add_commands(app)
 
 Domain = Annotated[str, typer.Option("--domain", metavar="NAME", help="The policy's domain.")]
 Descriptors = Annotated[
@@ -51,42 +62,6 @@ Descriptors = Annotated[
     ),
 ]
 Hits = Annotated[str, typer.Option("--hits", metavar="N", help="The cost.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
-Address = Annotated[
-    str,
-    typer.Option("--address", metavar="HOST:PORT", help="Or unix:PATH."),
-]
-Timeout = Annotated[
-    float,
-    typer.Option(
-        "--timeout",
-        metavar="SECONDS",
-        min=0.001,
-        max=3600,
-        help="How long to wait for the answer.",
-    ),
-]
-Tls = Annotated[
-    bool,
-    typer.Option("--tls", help="Speak TLS; so do --ca and --cert."),
-]
-Ca = Annotated[
-    Path | None,
-    typer.Option("--ca", metavar="FILE", help="Whom to trust."),
-]
-Cert = Annotated[
-    Path | None,
-    typer.Option("--cert", metavar="FILE", help="Our certificate."),
-]
-Key = Annotated[Path | None, typer.Option("--key", metavar="FILE", help="Its key.")]
-ServerName = Annotated[
-    str | None,
-    typer.Option(
-        "--server-name",
-        metavar="NAME",
-        help="Name in the server's certificate, if not the host.",
-    ),
-]
 
 
 def main() -> None:
@@ -114,9 +89,9 @@ def hit(  # noqa: PLR0913 - a flag is an argument
 
     def ask() -> int:
         request = _request(domain, descriptor, parse_hits(hits))
-        return _show(_call(to, HIT, request, rls_pb2.RateLimitResponse), descriptor, json=json)
+        return _show(call(to, HIT, request, rls_pb2.RateLimitResponse), descriptor, json=json)
 
-    return _guarded(ask)
+    return guarded(ask)
 
 
 @app.command()
@@ -139,10 +114,10 @@ def peek(  # noqa: PLR0913 - a flag is an argument
 
     def ask() -> int:
         request = inspect_pb2.PeekRequest(request=_request(domain, descriptor, parse_hits(hits)))
-        answer = _call(to, PEEK, request, inspect_pb2.PeekResponse)
+        answer = call(to, PEEK, request, inspect_pb2.PeekResponse)
         return _show(answer.response, descriptor, json=json)
 
-    return _guarded(ask)
+    return guarded(ask)
 
 
 @app.command()
@@ -164,26 +139,14 @@ def explain(  # noqa: PLR0913 - a flag is an argument
 
     def ask() -> int:
         request = inspect_pb2.ExplainRequest(request=_request(domain, descriptor, 0))
-        answer = _call(to, EXPLAIN, request, inspect_pb2.ExplainResponse)
+        answer = call(to, EXPLAIN, request, inspect_pb2.ExplainResponse)
         if json:
             ctl_output.print_json(answer)
         else:
             ctl_output.print_explanation(descriptor, answer)
         return 0
 
-    return _guarded(ask)
-
-
-class Target(NamedTuple):
-    """The flags of a connection."""
-
-    address: str
-    timeout_s: float
-    has_tls: bool
-    ca: Path | None
-    certificate: Path | None
-    key: Path | None
-    server_name: str | None
+    return guarded(ask)
 
 
 def parse_descriptor(text: str) -> list[tuple[str, str]]:
@@ -217,18 +180,6 @@ def _request(domain: str, descriptors: list[str], hits: int) -> rls_pb2.RateLimi
     return request
 
 
-def _call(to: Target, path: str, request: Message, answer: type[R]) -> R:
-    try:
-        parse_listen(to.address)
-    except ValueError as error:
-        raise ConfigError(f"--address: {to.address!r} is not accepted: {error}") from error
-    # gRPC's core reads this when it is imported; its own lines would stand between ours.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from ratelimitd import ctl_call  # noqa: PLC0415 - see above
-
-    return ctl_call.call(ctl_call.Connection(**to._asdict()), path, request, answer)
-
-
 def _show(answer: rls_pb2.RateLimitResponse, descriptors: list[str], *, json: bool) -> int:
     if json:
         ctl_output.print_json(answer)
@@ -236,17 +187,6 @@ def _show(answer: rls_pb2.RateLimitResponse, descriptors: list[str], *, json: bo
         ctl_output.print_answer(descriptors, answer)
     is_over = answer.overall_code == rls_pb2.RateLimitResponse.OVER_LIMIT
     return EXIT_OVER_LIMIT if is_over else 0
-
-
-def _guarded(ask: Callable[[], int]) -> int:
-    try:
-        return ask()
-    except ConfigError as error:
-        terminal.complain(NAME, str(error).splitlines())
-        return terminal.EXIT_USAGE
-    except RatelimitError as error:
-        terminal.complain(NAME, str(error).splitlines())
-        return terminal.EXIT_FAILED
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ R = TypeVar("R", bound=Message)
 _NOT_CONNECTED = "failed to connect to all addresses"
 _NOT_RESOLVED = "errors resolving "
 _CLOSED = ("Socket closed", "onnection reset")
-_WRONG_PORT = "hit asks the gRPC port (8081), peek and explain the admin port (8082)"
+_WRONG_PORT = "hit asks the gRPC port (8081), the other commands the admin port (8082)"
 _NOBODY = "nothing listens on {}; is ratelimitd running there?"
 _NOT_GRPC = f"{{}} does not speak gRPC: {_WRONG_PORT}"
 _OTHER_NAME = "the certificate of {} is for another name; give the one that it has: --server-name"

@@ -25,7 +25,7 @@ _SPANS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 def print_json(message: Message) -> None:
     """Print a message as JSON, in protobuf's own form."""
-    _console().print(Text(MessageToJson(message, indent=2, descriptor_pool=POOL)), soft_wrap=True)
+    console().print(Text(MessageToJson(message, indent=2, descriptor_pool=POOL)), soft_wrap=True)
 
 
 def print_answer(descriptors: Sequence[str], answer: rls_pb2.RateLimitResponse) -> None:
@@ -35,20 +35,20 @@ def print_answer(descriptors: Sequence[str], answer: rls_pb2.RateLimitResponse) 
         table.add_column(heading, overflow="fold")
     for descriptor, status in zip(descriptors, answer.statuses, strict=False):
         table.add_row(Text(printable(descriptor)), *_to_cells(status))
-    console = _console()
-    console.print(table)
+    out = console()
+    out.print(table)
     overall = _coloured(rls_pb2.RateLimitResponse.Code.Name(answer.overall_code))
     if failed_by := _store_failure(answer):
         overall.append(f"  (store away: {printable(failed_by)})")
-    console.print(Text("\n").append_text(overall))
+    out.print(Text("\n").append_text(overall))
 
 
 def print_explanation(descriptors: Sequence[str], answer: inspect_pb2.ExplainResponse) -> None:
     """Print the steps of each descriptor, and what decides it."""
-    console = _console()
+    out = console()
 
     def line(text: str, style: str = "") -> None:
-        console.print(Text(printable(text), style), soft_wrap=True)
+        out.print(Text(printable(text), style), soft_wrap=True)
 
     for text, found in zip(descriptors, answer.descriptors, strict=False):
         line(text, "bold")
@@ -61,7 +61,7 @@ def print_explanation(descriptors: Sequence[str], answer: inspect_pb2.ExplainRes
             line(f"  {found.limit}  ({found.position})")
         for stands in _standing(found):
             line(f"  {stands}")
-    console.print()
+    out.print()
     line(f"policy {answer.policy_revision}")
 
 
@@ -74,7 +74,8 @@ def describe_span(seconds: int) -> str:
     return f"{seconds} s"
 
 
-def _console() -> Console:
+def console() -> Console:
+    """Return where output goes: without markup, emoji codes or highlights."""
     return Console(highlight=False, emoji=False, markup=False)
 
 

@@ -7,6 +7,9 @@
     |- InvalidRequest       the caller: the request can never be answered
     |- UnknownService       the caller: the health of something that is not here was asked for
     |- NotPermitted         the caller: its certificate does not allow that
+    |- NotFound             the caller: what it names is not there
+    |- Conflict             the caller: what it read was changed before it wrote
+    |- NoRoom               the caller: there are as many of them as there may be
     `- StoreError           nobody's request is wrong: the store did not answer
        |- StoreUnavailable  nothing was sent, so nothing was spent
        |  `- StoreOverloaded  more waits for it than may
@@ -71,6 +74,18 @@ class UnknownService(RatelimitError):  # noqa: N818 - reads as what is the case
 
 class NotPermitted(RatelimitError):  # noqa: N818 - reads as what is the case
     """The caller is known, or not, and may not do what it asks for; PERMISSION_DENIED."""
+
+
+class NotFound(RatelimitError):  # noqa: N818 - the name of the gRPC status it becomes
+    """What the caller names is not there; NOT_FOUND."""
+
+
+class Conflict(RatelimitError):  # noqa: N818 - reads as what is the case
+    """Somebody else wrote meanwhile, and nothing was changed; ABORTED: read again, then write."""
+
+
+class NoRoom(RatelimitError):  # noqa: N818 - reads as what is the case
+    """There are as many as there may be; RESOURCE_EXHAUSTED."""
 
 
 class StoreError(RatelimitError):

@@ -1,5 +1,6 @@
 --[[ batch: a list of requests as one serial history over counters held in a table.
 
+  --- @include "lib/prelude"
   --- @include "lib/shape"
   --- @include "lib/refusal"
 
@@ -33,14 +34,10 @@
   there stays there: a release or refund goes to the key's own counter. ]]
 local batch = {}
 
-local SLOT_LENGTH = 16
 local BIRTHS_WINDOW_US = 1000000
-local MAX_COUNT = 9007199254740991
 
 local ADMITTED, REFUSED, STALE = "\0", "\1", "\2"
 local RESULT = ">Bi8i8i8i8i8B"
-
-local pack_bytes, unpack_bytes, sub = struct.pack, struct.unpack, string.sub
 
 -- Returns the shape of each request, and the indexes of the keys that are sorted sets; raises unless
 -- they name exactly the keys and slots that came.
@@ -114,7 +111,8 @@ local function counter_at(counters, index, at)
   return counter
 end
 
--- What each check of the request at hand saw; used again for the next, so its checks say how far it counts.
+-- What each check of the request at hand saw; used again for the next, so its checks say how far it
+-- counts.
 local own, slots, a_before, b_before = {}, {}, {}, {}
 local before, after, over, lost = {}, {}, {}, {}
 -- Where checks have births: the count of births that was charged, and whether the overflow counts.
@@ -212,17 +210,14 @@ local function settle(checks, counters, is_refused)
   end
   for i = 1, #checks do
     local check = checks[i]
-    if check.spends and (check.counts_denied or not is_refused) then
-      local counter = own[i]
-      local beyond = lost[i]
+    if is_charged(check, is_refused) then
       if is_refused then
-        local _
-        _, _, _, beyond = check.algorithm.charge(counter, check, slots[i])
+        lost[i] = select(4, check.algorithm.charge(own[i], check, slots[i]))
       end
-      if beyond then
-        counters.lost = math.min(counters.lost + beyond, MAX_COUNT)
+      if lost[i] then
+        counters.lost = min(counters.lost + lost[i], MAX_INTEGER)
       end
-      counter.is_dirty = true
+      own[i].is_dirty = true
     end
   end
 end
@@ -232,7 +227,7 @@ local function need_of(checks, i)
   local need = 0
   for j = 1, i do
     if own[j] == own[i] then
-      need = need + math.max(0, checks[j].cost)
+      need = need + max(0, checks[j].cost)
     end
   end
   return need
@@ -269,7 +264,7 @@ function batch.decide(request, counters, reply)
   for i = 1, #checks do
     local check, is_over = checks[i], over[i]
     local used, reset_us, retry_us =
-      check.algorithm.tell(own[i], check, is_over, is_over and need_of(checks, i))
+      check.algorithm.tell(own[i], check, is_over, is_over and need_of(checks, i) or 0)
     told[#told + 1] = pack_bytes(
       RESULT,
       is_over and 1 or 0,

@@ -6,15 +6,13 @@
   the limit, and releases of what was refused or is overdue. A refused request holds nothing.
   State: a sorted set, member 16 bytes, score the deadline in us. A deadline too far ahead (the clock
   stepped back) is pulled to now + slot_ttl.
-  In a counter, `b` is its set, and `a` the length of the log by which charges are undone. ]]
+  In a counter, `b` is its set, and `a` the length of the log by which charges are undone.
+
+  --- @include "lib/prelude" ]]
 local concurrency = {}
 
-local ID_LENGTH = 16
-local MAX_INTEGER = 9007199254740991
 -- What one request may take without a slot; a higher cost never fits.
 local MAX_PLACES = 1000
-
-local ceil, format, max, min = math.ceil, string.format, math.max, math.min
 
 function concurrency.at(slot_ttl_us, now_us)
   return {
@@ -56,7 +54,7 @@ function concurrency.load(state, at)
   end
   for i = 1, #state, 2 do
     local id, deadline_us = state[i], tonumber(state[i + 1])
-    if #id ~= ID_LENGTH or not deadline_us or deadline_us < 0 or deadline_us > MAX_INTEGER
+    if #id ~= SLOT_LENGTH or not deadline_us or deadline_us < 0 or deadline_us > MAX_INTEGER
       or deadline_us % 1 ~= 0 then
       return 0, false, spoiled_set(at)
     end
@@ -152,7 +150,7 @@ local function take(counter, places)
   for _ = 1, places do
     local id
     repeat
-      id = struct.pack(">i8i8", set.at.now_us, serial)
+      id = pack_bytes(">i8i8", set.at.now_us, serial)
       serial = serial + 1
     until not set.members[id]
     put(counter, id, set.at.deadline_us)
@@ -208,7 +206,7 @@ local function last_deadline(counter)
   return set.last_us
 end
 
-local function retry_after_us(counter, check, places)
+local function wait_for_places_us(counter, check, places)
   local set, limit = counter.b, check.limit
   if places > min(limit, MAX_PLACES) then
     return -1
@@ -227,7 +225,7 @@ function concurrency.tell(counter, check, is_over, need)
   local places = check.has_slot and min(need, 1) or need
   return set.count,
     set.count > 0 and last_deadline(counter) - set.at.now_us or set.at.ttl_us,
-    is_over and retry_after_us(counter, check, places) or 0
+    is_over and wait_for_places_us(counter, check, places) or 0
 end
 
 -- Frees the places that a charge added; says whether there were any.

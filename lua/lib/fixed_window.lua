@@ -3,14 +3,10 @@
   A fixed window admits up to 2x the limit in a window-long span across a border.
   State: "start:used", the window's start in us and what was charged in it. A state from an older
   window is empty; one from a later window (the clock stepped back) is pulled to now, its count kept.
-  In a counter, `a` is what was used. ]]
+  In a counter, `a` is what was used.
+
+  --- @include "lib/prelude" ]]
 local fixed_window = {}
-
--- Integers up to 2^53 - 1 are exact in a double; counts saturate there.
-local MAX_COUNT = 9007199254740991
-
--- A global costs a look-up each time, and these run for each check.
-local format, match, sub = string.format, string.match, string.sub
 
 -- A window that holds now_us: what every counter of it has in common is worked out once.
 function fixed_window.between(start_us, end_us, now_us)
@@ -21,7 +17,7 @@ function fixed_window.between(start_us, end_us, now_us)
     start_us = start_us,
     end_us = end_us,
     reset_us = reset_us,
-    ttl_ms = format("%.0f", math.ceil(reset_us / 1000)),
+    ttl_ms = format("%.0f", ceil(reset_us / 1000)),
     prefix = prefix,
     used_at = #prefix + 1,
   }
@@ -49,7 +45,7 @@ function fixed_window.load(state, window)
     start_us = tonumber(start_text)
   end
   local used = tonumber(used_text)
-  if #used_text > 16 or used > MAX_COUNT or start_us > MAX_COUNT then
+  if #used_text > 16 or used > MAX_INTEGER or start_us > MAX_INTEGER then
     return 0, false
   end
   if start_us < window.start_us then
@@ -58,13 +54,13 @@ function fixed_window.load(state, window)
   return used, true
 end
 
--- Adds `cost` to the counter; below 0 it is a refund, floored at zero. Returns used before and after,
+-- Adds `cost` to the counter, up to 2^53 - 1; below 0 it is a refund, floored at zero. Returns used before and after,
 -- is_over: a refund never is; a cost of 0 asks whether the counter stands beyond the limit.
 function fixed_window.charge(counter, check)
   local before, cost = counter.a, check.cost
   local after = before + cost
-  if after > MAX_COUNT then
-    after = MAX_COUNT
+  if after > MAX_INTEGER then
+    after = MAX_INTEGER
   elseif after < 0 then
     after = 0
   end
@@ -87,7 +83,7 @@ function fixed_window.give_back(counter, check, amount, charged_at_us)
   if charged_at_us < window.start_us or charged_at_us >= window.end_us then
     return false
   end
-  counter.a = math.max(0, math.min(counter.a - amount, MAX_COUNT))
+  counter.a = max(0, min(counter.a - amount, MAX_INTEGER))
   return true
 end
 

@@ -7,15 +7,13 @@
   limit left is rounded up where it is too large; a TAT too far ahead (the clock stepped back, or the
   limit changed) is pulled to the most that may be. In a counter, `a` is us and `b` is rem.
   Within: the policy bounds limit and burst to 2^26 and burst + max_debt cells to 2^52 us. All is
-  worked out as time ahead of now, so that no sum exceeds 2^53. ]]
+  worked out as time ahead of now, so that no sum exceeds 2^53.
+
+  --- @include "lib/prelude" ]]
 local gcra = {}
 
-local MAX_INTEGER = 9007199254740991
 -- A product of a count of cells and a remainder may exceed 2^53: it is made in two pieces.
 local PIECE = 16384
-
-local ceil, floor, format, match, max, min =
-  math.ceil, math.floor, string.format, string.match, math.max, math.min
 
 -- How long `cells` take: us, rem.
 local function span(cells, at)
@@ -97,7 +95,7 @@ local function cells_in(us, rem, at)
   return cells
 end
 
-local function put(counter, at, us, rem)
+local function set_ahead(counter, at, us, rem)
   counter.a, counter.b = at.now_us + us, rem
 end
 
@@ -110,7 +108,7 @@ local function refund(counter, at, us, rem, cost)
   if us < 0 then
     us, rem = 0, 0
   end
-  put(counter, at, us, rem)
+  set_ahead(counter, at, us, rem)
 end
 
 local function add(us, rem, cells, at)
@@ -150,9 +148,10 @@ function gcra.charge(counter, check)
   local lost
   if cost > taken or is_beyond(us, rem, at.most_us, at.most_rem) then
     us, rem = at.most_us, at.most_rem
-    lost = before + cost - at.most
+    -- In this order no sum exceeds 2^53.
+    lost = cost - at.most + before
   end
-  put(counter, at, us, rem)
+  set_ahead(counter, at, us, rem)
   return before, before + taken, is_over, lost
 end
 
@@ -193,7 +192,7 @@ function gcra.give_back(counter, check, amount, charged_at_us)
     if is_beyond(us, rem, at.most_us, at.most_rem) then
       us, rem = at.most_us, at.most_rem
     end
-    put(counter, at, us, rem)
+    set_ahead(counter, at, us, rem)
     return true
   end
   local left_us, left_rem = span(min(amount, at.most), at)
@@ -208,7 +207,7 @@ function gcra.give_back(counter, check, amount, charged_at_us)
   if us < 0 then
     us, rem = 0, 0
   end
-  put(counter, at, us, rem)
+  set_ahead(counter, at, us, rem)
   return true
 end
 

@@ -1,5 +1,6 @@
 --[[ keyspace: how counters are read from the store and written to it; `call` and `pcall` are redis's.
 
+  --- @include "lib/prelude"
   --- @include "lib/concurrency" ]]
 local keyspace = {}
 
@@ -18,7 +19,7 @@ end
 
 local function call_in_pieces(call, verb, key, values)
   for first = 1, #values, MOST_VALUES do
-    call(verb, key, unpack(values, first, math.min(first + MOST_VALUES - 1, #values)))
+    call(verb, key, unpack(values, first, min(first + MOST_VALUES - 1, #values)))
   end
 end
 

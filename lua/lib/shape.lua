@@ -1,5 +1,6 @@
 --[[ shape: the checks of a request as they come packed; lib/batch tells the layout.
 
+  --- @include "lib/prelude"
   --- @include "lib/fixed_window"
   --- @include "lib/calendar"
   --- @include "lib/sliding_window"
@@ -8,10 +9,7 @@
 local shape = {}
 
 local HEAD_LENGTH, CHECK_LENGTH = 5, 58
-local SLOT_LENGTH = 16
 local FIXED_WINDOW, CALENDAR, SLIDING_WINDOW, GCRA, CONCURRENCY = 0, 1, 2, 3, 4
-
-local floor = math.floor
 
 local function has_flag(flags, flag)
   return floor(flags / flag) % 2 == 1
@@ -40,7 +38,7 @@ end
 -- Returns the check that stands at `position`; windows: those known already, by their length.
 function shape.check(packed, position, now_us, windows)
   local number, flags, limit, cost, window_us, a, b, c, births =
-    struct.unpack(">BBi8i8i8i8i8i8i8", packed, position)
+    unpack_bytes(">BBi8i8i8i8i8i8i8", packed, position)
   local at = at_now(number, now_us, windows, limit, window_us, a, b, c)
   local has_births = has_flag(flags, 32)
   return {
@@ -63,7 +61,7 @@ end
 
 -- Returns one shape: its checks, and what they have in common.
 function shape.parse(packed, now_us, windows)
-  local count, passing_quota, is_denied = struct.unpack(">HHB", packed)
+  local count, passing_quota, is_denied = unpack_bytes(">HHB", packed)
   assert(#packed == HEAD_LENGTH + count * CHECK_LENGTH, "as many checks as it says")
   local checks = {}
   local parsed = {

@@ -4,15 +4,14 @@
   never exceeds the limit; the last window counts as if it had been spent evenly.
   State: "start:current:previous", the window's start in us. One window later current becomes
   previous; a state from a later window (the clock stepped back) is pulled to now, its counts kept.
-  In a counter, `a` is current and `b` previous. Limits are below 2^32, windows at most 2^45 us. ]]
+  In a counter, `a` is current and `b` previous. Limits are below 2^32, windows at most 2^45 us.
+
+  --- @include "lib/prelude" ]]
 local sliding_window = {}
 
 -- Counts saturate beyond every limit, so that a count times a weight stays below 2^53.
-local MAX_COUNT = 4294967296
-local MAX_INTEGER = 9007199254740991
+local MOST_COUNTED = 4294967296
 local PARTS = 1048576
-
-local ceil, floor, format, match = math.ceil, math.floor, string.format, string.match
 
 -- rest / window in PARTS, rounded up: a long division, because rest * PARTS may exceed 2^53.
 local function weight_of(rest_us, window_us)
@@ -53,8 +52,9 @@ function sliding_window.load(state, window)
   if not start_text or #start_text > 16 or #current_text > 10 or #previous_text > 10 then
     return 0, false, 0
   end
-  local start_us, current, previous = tonumber(start_text), tonumber(current_text), tonumber(previous_text)
-  if start_us > MAX_INTEGER or current > MAX_COUNT or previous > MAX_COUNT then
+  local start_us = tonumber(start_text)
+  local current, previous = tonumber(current_text), tonumber(previous_text)
+  if start_us > MAX_INTEGER or current > MOST_COUNTED or previous > MOST_COUNTED then
     return 0, false, 0
   end
   if start_us >= window.start_us then
@@ -76,8 +76,8 @@ function sliding_window.charge(counter, check)
   local cost, current = check.cost, counter.a
   local overlap = share(counter.b, check.at.weight)
   local after = current + cost
-  if after > MAX_COUNT then
-    after = MAX_COUNT
+  if after > MOST_COUNTED then
+    after = MOST_COUNTED
   elseif after < 0 then
     after = 0
   end
@@ -93,7 +93,7 @@ local function fits_after_us(count, room, window_us)
   return window_us - rest_of(floor(room * PARTS / count), window_us)
 end
 
-local function retry_after_us(counter, check, need)
+local function wait_for_room_us(counter, check, need)
   local window = check.at
   local room = check.limit - need
   if room < 0 then
@@ -102,7 +102,7 @@ local function retry_after_us(counter, check, need)
   if room >= counter.a then
     local wait_us = fits_after_us(counter.b, room - counter.a, window.window_us)
     if wait_us < window.window_us then
-      return math.max(0, wait_us + window.reset_us - window.window_us)
+      return max(0, wait_us + window.reset_us - window.window_us)
     end
   end
   return window.reset_us + fits_after_us(counter.a, room, window.window_us)
@@ -113,7 +113,7 @@ end
 function sliding_window.tell(counter, check, is_over, need)
   local window = check.at
   local estimate = counter.a + share(counter.b, window.weight)
-  return estimate, window.reset_us, is_over and retry_after_us(counter, check, need) or 0
+  return estimate, window.reset_us, is_over and wait_for_room_us(counter, check, need) or 0
 end
 
 -- Takes back `amount` if it was charged in this window; says whether it did.
@@ -122,7 +122,7 @@ function sliding_window.give_back(counter, check, amount, charged_at_us)
   if charged_at_us < window.start_us or charged_at_us >= window.start_us + window.window_us then
     return false
   end
-  counter.a = math.max(0, math.min(counter.a - amount, MAX_COUNT))
+  counter.a = max(0, min(counter.a - amount, MOST_COUNTED))
   return true
 end
 

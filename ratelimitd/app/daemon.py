@@ -26,6 +26,7 @@ from ratelimitd.app.engine import Engine, open_engine
 from ratelimitd.app.pages import pages
 from ratelimitd.app.policy_loop import PolicyLoop, policy_loop
 from ratelimitd.app.servers import Addresses, DataPorts, Ports, open_ports
+from ratelimitd.app.subject_calls import registry_access
 from ratelimitd.app.worker_ports import WorkerPorts
 from ratelimitd.services.health import HealthState
 from ratelimitd.services.policy_holder import PolicyHolder
@@ -114,6 +115,7 @@ async def _serve(settings: Settings, telemetry: Telemetry, on_ready: OnReady) ->
             told.append(workers.tell_policy)
         ports = Ports(
             service=engine.service,
+            registry=registry_access(engine, settings.listen),
             pages=pages(settings, engine, workers.read_counters if workers else None),
             reporter=reporter,
             telemetry=telemetry,

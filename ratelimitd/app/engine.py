@@ -3,6 +3,7 @@
 No transport is known here, so that workers and the daemon itself are composed alike.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -17,10 +18,14 @@ from ratelimitd.services.health import HealthState
 from ratelimitd.services.local_counters import LocalCounters
 from ratelimitd.services.policy_holder import PolicyHolder
 from ratelimitd.services.ratelimit import RateLimitService
+from ratelimitd.services.subject_directory import SubjectDirectory
 from ratelimitd.settings.model import Settings
 from ratelimitd.store.address import StoreAddress, StoreKind
 from ratelimitd.store.hash_secret import read_hash_secret_file
 from ratelimitd.store.open import OpenStore, StoreOptions, open_store
+from ratelimitd.store.scripts import load_subject_scripts
+from ratelimitd.store.subjects import SubjectStore
+from ratelimitd.store.subscription import Subscription
 from ratelimitd.telemetry.counters import BreakerState, Telemetry
 from ratelimitd.telemetry.refusals import RefusalLog
 
@@ -29,7 +34,8 @@ from ratelimitd.telemetry.refusals import RefusalLog
 class Engine:
     """A service that can decide; `address` is where its store really is.
 
-    `gate` is for transports whose callers show certificates.
+    `gate` is for transports whose callers show certificates. `registry` is where `subjects` come
+    from, and where operators change them.
     """
 
     service: RateLimitService
@@ -38,6 +44,8 @@ class Engine:
     store: BatchedStore
     watch: StoreWatch
     address: StoreAddress
+    registry: SubjectStore
+    subjects: SubjectDirectory
 
     @property
     def holder(self) -> PolicyHolder:
@@ -72,6 +80,13 @@ async def open_engine(
         on_change=on_change,
     )
     await watch.look()
+    registry = SubjectStore(
+        opened.client,
+        load_subject_scripts(),
+        prefix=settings.decisions.key_prefix,
+        timeout_s=settings.store.timeout_s,
+    )
+    subjects = await _follow(registry, opened.address, stack)
     service = RateLimitService(
         holder=health.holder,
         store=store,
@@ -83,6 +98,8 @@ async def open_engine(
         now_us=_now_us,
         deny_cache=DenyCache(settings.store.deny_cache_bytes),
         local=local,
+        directory=subjects,
+        wall_us=wall_us,
     )
     return Engine(
         service=service,
@@ -91,7 +108,34 @@ async def open_engine(
         store=store,
         watch=watch,
         address=opened.address,
+        registry=registry,
+        subjects=subjects,
     )
+
+
+async def _follow(
+    registry: SubjectStore, address: StoreAddress, stack: AsyncExitStack
+) -> SubjectDirectory:
+    """Return what is known of subjects and blocks, from now on kept up to date."""
+    directory = SubjectDirectory(registry, now_us=wall_us)
+    subscription = Subscription(
+        address,
+        registry.keys.channel,
+        locate=lambda: registry.home(timeout_s=registry.timeout_s),
+        on_message=directory.wake,
+        on_connected=directory.begin_anew,
+    )
+    # Blocks hold from the first request on.
+    await directory.look()
+    stack.callback(directory.close)
+    for background in (directory.run(), subscription.run()):
+        stack.push_async_callback(_end, asyncio.create_task(background))
+    return directory
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
 
 
 async def _open_store(settings: Settings, telemetry: Telemetry, local: LocalCounters) -> OpenStore:
@@ -124,6 +168,11 @@ async def _open_store(settings: Settings, telemetry: Telemetry, local: LocalCoun
     return await open_store(
         settings.store.address, data_dir=settings.store.data_dir, options=options
     )
+
+
+def wall_us() -> int:
+    """Return the time of day, by which an operator's words expire."""
+    return time.time_ns() // 1000
 
 
 def _now_us() -> int:

@@ -13,8 +13,10 @@ from grpc_reflection.v1alpha import reflection_pb2_grpc
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd._proto.ratelimitd.inspect.v1 import inspect_pb2
 from ratelimitd.app.calls import with_deadline
+from ratelimitd.app.subject_calls import SUBJECT_SERVICE, subject_methods
 from ratelimitd.services.inspect import InspectService
 from ratelimitd.services.ratelimit import RateLimitService
+from ratelimitd.services.registry_access import RegistryAccess
 from ratelimitd.settings.model import ListenSettings
 from ratelimitd.telemetry.counters import Telemetry
 from ratelimitd.transport.grpc import GrpcPort, UnaryMethod, start_grpc
@@ -45,6 +47,7 @@ class Ports:
     """What is served, and who is told about it."""
 
     service: RateLimitService
+    registry: RegistryAccess
     pages: HttpPages
     reporter: HealthReporter
     telemetry: Telemetry
@@ -84,7 +87,11 @@ async def open_ports(
         stack.push_async_callback(metrics.stop, HTTP_GRACE_S)
     admin = await start_grpc(
         GrpcPort(address=listen.admin, flag="--admin"),
-        [hot_method(ports), *_inspect_methods(ports)],
+        [
+            hot_method(ports),
+            *_inspect_methods(ports),
+            *subject_methods(ports.registry, ports.default_deadline_s),
+        ],
         observe_call=ports.telemetry.observe_call,
         add_servicers=lambda server: _add_admin(server, ports.reporter),
     )
@@ -134,5 +141,5 @@ def add_health(server: grpc.aio.Server, reporter: HealthReporter) -> None:
 def _add_admin(server: grpc.aio.Server, reporter: HealthReporter) -> None:
     add_health(server, reporter)
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-        reflection_servicer((RATE_LIMIT_SERVICE, INSPECT_SERVICE, HEALTH)), server
+        reflection_servicer((RATE_LIMIT_SERVICE, INSPECT_SERVICE, SUBJECT_SERVICE, HEALTH)), server
     )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from ratelimitd.decisions.subject import NO_BLOCKS, Blocks, Subject
+from ratelimitd.decisions.subject import EMPTY, Blocks, Subject
 
 NOBODY: Final[Mapping[str, Subject | None]] = MappingProxyType({})
 
@@ -19,7 +19,7 @@ class Facts(NamedTuple):
     """`now_us` is microseconds since the Unix epoch; it chooses periods, and ends what expires."""
 
     now_us: int = 0
-    blocks: Blocks = NO_BLOCKS
+    blocks: Blocks = EMPTY
     subjects: Mapping[str, Subject | None] = NOBODY
 
 

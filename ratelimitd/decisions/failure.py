@@ -15,7 +15,7 @@ from typing import assert_never
 from ratelimitd.decisions.fold import assemble, unchecked_status
 from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.plan import Check, Plan
-from ratelimitd.decisions.refusal import is_refused
+from ratelimitd.decisions.refusal import Ruling, is_refused
 from ratelimitd.decisions.verdict import Code, RuleCount, RuleOutcome, Status, Verdict
 from ratelimitd.policy.model import FailurePolicy, Limit
 
@@ -53,7 +53,7 @@ def fold_failure(plan: Plan, decide_locally: DecideLocally, options: DecisionOpt
     outcomes = _outcomes(plan, strongest, decide_locally)
     statuses: list[Status] = []
     counts: list[RuleCount] = []
-    overs: list[tuple[Check, bool]] = []
+    rulings: list[Ruling] = []
     for descriptor in plan.descriptors:
         first = descriptor.check
         if first is None:
@@ -63,7 +63,7 @@ def fold_failure(plan: Plan, decide_locally: DecideLocally, options: DecisionOpt
         for at in range(first, first + descriptor.check_count):
             check, outcome = plan.checks[at], outcomes[at]
             is_over = outcome in _REFUSALS
-            overs.append((check, is_over))
+            rulings.append(Ruling(check.limit, is_over, check.is_joined))
             if is_over and refusing is None:
                 refusing = check.limit
             counts.append(_count(check, outcome))
@@ -72,7 +72,7 @@ def fold_failure(plan: Plan, decide_locally: DecideLocally, options: DecisionOpt
         plan,
         tuple(statuses),
         options,
-        is_refused=plan.is_denied or is_refused(overs, plan.passing_quota),
+        is_refused=plan.is_denied or is_refused(rulings, plan.passing_quota),
         counts=tuple(counts),
         failed_by=strongest.value,
     )

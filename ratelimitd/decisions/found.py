@@ -15,7 +15,8 @@ from ratelimitd.decisions.facts import Facts
 from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.request import Descriptor, Override
 from ratelimitd.decisions.shown import shown_match
-from ratelimitd.decisions.subject import Block, entry_field
+from ratelimitd.decisions.subject import Block
+from ratelimitd.decisions.subject_entry import entry_field
 from ratelimitd.decisions.who import NOBODY, Who, subject_field, who_asks
 from ratelimitd.policy.match import (
     Match,
@@ -98,19 +99,25 @@ def find(scene: Scene, descriptor: Descriptor) -> Found:
 
 def _block(scene: Scene, entries: Sequence[tuple[str, str]]) -> Block | None:
     """Return what blocks a descriptor: the block of one of its entries."""
-    domain = scene.domain
-    for key, value in entries:
-        field = entry_field(
-            domain.name,
-            key,
-            value,
-            is_secret=key in domain.hidden_keys,
-            hash_secret=scene.hash_secret,
-        )
-        block = scene.facts.blocks.find(field)
-        if block is not None and (block.until_us is None or scene.facts.now_us < block.until_us):
-            return block
-    return None
+    domain, blocks = scene.domain, scene.facts.blocks
+    keys = blocks.keys.get(domain.name, ())
+    found = blocks.find(
+        domain.name,
+        [
+            entry_field(
+                domain.name,
+                key,
+                value,
+                is_secret=key in domain.hidden_keys,
+                hash_secret=scene.hash_secret,
+            )
+            for key, value in entries
+            if key in keys
+        ],
+    )
+    if found is None or (found.until_us is not None and found.until_us <= scene.facts.now_us):
+        return None
+    return found
 
 
 def _overridden(limits: tuple[Limit, ...], override: Override) -> tuple[Limit, ...]:

@@ -180,6 +180,11 @@ def fingerprint(secret: bytes, value: str) -> str:
     return hmac.digest(secret, value.encode("utf-8", "surrogatepass"), "sha256")[:16].hex()
 
 
+def escaped(text: str) -> str:
+    """Return a text as it stands inside a key: what separates parts is percent-encoded."""
+    return _escape(text)
+
+
 @lru_cache(maxsize=4096)
 def _head(kind: CounterKind) -> str:
     """Return what the keys of one window of one domain begin with; the policy bounds how many."""

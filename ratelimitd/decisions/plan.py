@@ -130,7 +130,8 @@ class CheckResult(NamedTuple):
 class Reply(NamedTuple):
     """The store's answer to one plan: one result per check, in order; `now_us` is its clock.
 
-    `is_stale` says that nothing was decided: no period of a calendar holds the store's time.
+    `is_stale` says that nothing was decided, and so nothing admitted: no period of a calendar holds
+    the store's time.
     """
 
     now_us: int

@@ -5,26 +5,35 @@ several nodes of a Cluster. A test holds both equal.
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
-from ratelimitd.decisions.plan import Check
+from ratelimitd.policy.model import Limit
 
 
-def is_refused(checks: Iterable[tuple[Check, bool]], passing_quota: int = 0) -> bool:
-    """Combine (check, is_over) pairs; `passing_quota` counts quota descriptors that pass elsewhere.
+class Ruling(NamedTuple):
+    """What one limit says; `is_joined`: the ruling before is of the same descriptor."""
 
-    Refused when a limit that is neither shadow nor quota is over, or when there are quota
-    descriptors and every one of them is over: any of its limits is. A shadow limit never refuses;
-    a quota descriptor whose limits are all shadow passes.
+    limit: Limit
+    is_over: bool
+    is_joined: bool = False
+
+
+def is_refused(rulings: Iterable[Ruling], passing_quota: int = 0) -> bool:
+    """Combine the rulings; `passing_quota` counts quota descriptors that pass elsewhere.
+
+    Refused when a limit that is neither shadow nor quota is over, or when there are descriptors
+    with quota limits and every one of them is over: that is, one of its quota limits is. A shadow
+    limit never refuses; a shadow quota limit passes.
     """
-    quota: list[bool] = []
-    for check, over in checks:
-        limit = check.limit
+    # For each descriptor, whether each of its quota limits is over.
+    quotas: list[list[bool]] = []
+    for limit, over, is_joined in rulings:
+        if not is_joined or not quotas:
+            quotas.append([])
         counts_as_over = over and not limit.is_shadow
-        if not limit.is_quota:
-            if counts_as_over:
-                return True
-        elif check.is_joined and quota:
-            quota[-1] = quota[-1] or counts_as_over
-        else:
-            quota.append(counts_as_over)
-    return bool(quota) and all(quota) and not passing_quota
+        if limit.is_quota:
+            quotas[-1].append(counts_as_over)
+        elif counts_as_over:
+            return True
+    overs = [any(of_one) for of_one in quotas if of_one]
+    return bool(overs) and all(overs) and not passing_quota

@@ -11,11 +11,9 @@ from typing import Final, NamedTuple
 
 from ratelimitd.decisions.amounts import with_amount
 from ratelimitd.decisions.facts import Facts
-from ratelimitd.decisions.subject import AmountOverride, entry_field
+from ratelimitd.decisions.subject import ALL_LIMITS, AmountOverride, at
+from ratelimitd.decisions.subject_entry import entry_field
 from ratelimitd.policy.model import Domain, Limit
-
-# The name of an override that is for every limit of a subject.
-EVERY_LIMIT = "*"
 
 
 class Who(NamedTuple):
@@ -57,9 +55,8 @@ def who_asks(domain: Domain, field: str, attributes: Mapping[str, str], facts: F
     record = facts.subjects.get(field) if field else None
     overrides: tuple[AmountOverride, ...] = ()
     if record is not None:
-        overrides = tuple(
-            one for one in record.overrides if one.until_us is None or facts.now_us < one.until_us
-        )
+        record = at(record, facts.now_us)
+        overrides = record.overrides
         if record.tier:
             return Who(record.tier, "registry", overrides, field)
     if subjects.trusts_tier_entry and (tier := attributes.get(subjects.tier, "")):
@@ -78,12 +75,14 @@ def limit_for(limit: Limit, who: Who) -> Limit:
 
 
 def override_of(limit: Limit, who: Who) -> AmountOverride | None:
-    """Return the subject's override of a limit: by its name, else the one of every limit."""
+    """Return the subject's override of a limit: a suspension, one by its name, one for all."""
     chosen: AmountOverride | None = None
     for one in who.overrides:
-        if limit.name and one.limit == limit.name:
-            return one
-        if one.limit == EVERY_LIMIT:
+        if one.limit == ALL_LIMITS:
+            if one.amount == 0:
+                return one
+            chosen = chosen or one
+        elif limit.name and one.limit == limit.name:
             chosen = one
     return chosen
 

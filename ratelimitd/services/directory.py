@@ -1,19 +1,11 @@
 """What the services need of the registry: its records of subjects, and what is blocked."""
 
-from collections.abc import Callable, Sequence
-from enum import Enum
-from typing import Final, Protocol
+from collections.abc import Collection
+from typing import Protocol
 
-from ratelimitd.decisions.subject import NO_BLOCKS, Blocks, Subject
-
-
-class Unknown(Enum):
-    """What is known of a subject that nobody asked the store about yet."""
-
-    UNKNOWN = 0
-
-
-UNKNOWN: Final = Unknown.UNKNOWN
+from ratelimitd.decisions.subject import EMPTY, Blocks
+from ratelimitd.services.subject_cache import Cached
+from ratelimitd.services.subject_reads import OnRead
 
 
 class Directory(Protocol):
@@ -24,11 +16,11 @@ class Directory(Protocol):
         """Return what is blocked."""
         ...
 
-    def get(self, field: str, /) -> Subject | Unknown | None:
-        """Return the record of a subject, None if it has none, or that it is not known."""
+    def get(self, field: str, /) -> Cached:
+        """Return the record of a subject, None if it has none, or UNKNOWN."""
         ...
 
-    def want(self, fields: Sequence[str], done: Callable[[], None], /) -> None:
+    def want(self, fields: Collection[str], done: OnRead, /) -> None:
         """Ask the store about subjects; `done` is told once, also if it does not answer."""
         ...
 
@@ -36,14 +28,14 @@ class Directory(Protocol):
 class NoDirectory:
     """Nobody is registered, and nothing is blocked."""
 
-    blocks = NO_BLOCKS
+    blocks = EMPTY
 
-    def get(self, field: str, /) -> Subject | Unknown | None:
+    def get(self, field: str, /) -> Cached:
         """Return that there is no record."""
         del field
         return None
 
-    def want(self, fields: Sequence[str], done: Callable[[], None], /) -> None:
+    def want(self, fields: Collection[str], done: OnRead, /) -> None:
         """Tell at once."""
         del fields
-        done()
+        done(None)

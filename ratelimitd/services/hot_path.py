@@ -132,7 +132,7 @@ class HotPath:
         loop = asyncio.get_running_loop()
         met_at_s = self._service.store.now_s()
 
-        def serve() -> None:
+        def serve(_: StoreError | None = None) -> None:
             if not calls:
                 return
             timer.cancel()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ratelimitd.decisions.local import LocalState, decide_local
 from ratelimitd.decisions.plan import Check
-from ratelimitd.decisions.refusal import is_refused
+from ratelimitd.decisions.refusal import Ruling, is_refused
 
 # About 2 MB; beyond it the oldest counter is forgotten and starts anew, which admits its burst.
 MAX_COUNTERS = 10_000
@@ -34,7 +34,11 @@ class LocalCounters:
                 state, check.limit, self._share, check.cost, now_us
             )
             overs.append(over)
-        if not is_refused(zip(checks, overs, strict=True), passing_quota):
+        rulings = [
+            Ruling(check.limit, over, check.is_joined)
+            for check, over in zip(checks, overs, strict=True)
+        ]
+        if not is_refused(rulings, passing_quota):
             self._charge(states)
         return overs
 

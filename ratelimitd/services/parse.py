@@ -12,12 +12,10 @@ MAX_REQUEST_BYTES = 64 * 1024
 Q = TypeVar("Q", bound=Message)
 
 
-def parse_request(kind: type[Q], body: bytes) -> Q:
+def parse_request(kind: type[Q], body: bytes, max_bytes: int = MAX_REQUEST_BYTES) -> Q:
     """Return the message of a request; InvalidRequest if it is none, or too large."""
-    if len(body) > MAX_REQUEST_BYTES:
-        raise InvalidRequest(
-            f"the request has {len(body)} bytes, at most {MAX_REQUEST_BYTES} are accepted"
-        )
+    if len(body) > max_bytes:
+        raise InvalidRequest(f"the request has {len(body)} bytes, at most {max_bytes} are accepted")
     return decode(kind, body)
 
 

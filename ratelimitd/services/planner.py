@@ -6,7 +6,7 @@ Rules:
   learned at its second sight, by `make_plan`; from then on only counters, and a cost that is new,
   are worked out.
 - A path on which metrics show values, an entry matches nothing, or a limit has named slots, has no
-  common outline; nor has a blocked request.
+  common outline; nor has a request with an entry of a key of which some value is blocked.
 - A subject that the directory does not know is planned without a record, and named as missing.
 - Bounded: paths of MAX_PATH_ENTRIES entries, MAX_ENTRIES of all paths together, MAX_WHOLE whole
   plans of requests that have an outline.
@@ -27,9 +27,10 @@ from ratelimitd.decisions.who import NOBODY, Who, subject_field, who_asks
 from ratelimitd.policy.match import Step, take_attributes, to_part, walk
 from ratelimitd.policy.model import Domain, Policy
 from ratelimitd.services.convert import RequestBounds, from_rls_request
-from ratelimitd.services.directory import UNKNOWN, Directory, NoDirectory
+from ratelimitd.services.directory import Directory, NoDirectory
 from ratelimitd.services.parse import parse_request
 from ratelimitd.services.ready_plan import Outline, ReadyPlan
+from ratelimitd.services.subject_cache import UNKNOWN
 from ratelimitd.store.wire import pack_plan
 
 # A gateway's request has a few entries. What a path takes is about a KiB for each.
@@ -210,7 +211,8 @@ class Planner:
         every: list[_Entries] = []
         tiers: list[str] = []
         short = self._short
-        if len(message.descriptors) > MAX_PATH_ENTRIES or self.facts.blocks:
+        blocked = self.facts.blocks.keys.get(domain.name, ())
+        if len(message.descriptors) > MAX_PATH_ENTRIES:
             return None
         count = 0
         for descriptor in message.descriptors:
@@ -222,7 +224,7 @@ class Planner:
                 return None
             entries = [(entry.key, entry.value) for entry in descriptor.entries]
             for key, value in entries:
-                if len(value) > short or not key or len(key) > MAX_KEY:
+                if len(value) > short or not key or len(key) > MAX_KEY or key in blocked:
                     return None
             who = NOBODY
             if domain.attributes or domain.subjects is not None:

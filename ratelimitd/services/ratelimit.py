@@ -35,11 +35,12 @@ from ratelimitd.errors import StoreError, StoreUnavailable
 from ratelimitd.policy.model import Domain, FailurePolicy
 from ratelimitd.services.context import CallContext
 from ratelimitd.services.convert import RequestBounds, from_rls_request, to_rls_response
-from ratelimitd.services.directory import UNKNOWN, Directory, NoDirectory
+from ratelimitd.services.directory import Directory, NoDirectory
 from ratelimitd.services.local_counters import LocalCounters
 from ratelimitd.services.policy_holder import PolicyHolder
 from ratelimitd.services.policy_now import PolicyNow, Scenery
 from ratelimitd.services.store_access import StoreAccess
+from ratelimitd.services.subject_cache import UNKNOWN
 from ratelimitd.telemetry.counters import Telemetry
 from ratelimitd.telemetry.refusals import RefusalLog, trace_id
 
@@ -148,7 +149,7 @@ class RateLimitService:
         if not fields:
             return
         known = asyncio.Event()
-        self.directory.want(fields, known.set)
+        self.directory.want(fields, lambda _: known.set())
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(known.wait(), timeout_s)
 

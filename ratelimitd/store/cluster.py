@@ -44,9 +44,8 @@ class ClusterStore:
     ) -> None:
         """`on_unreadable` is told how many counters held garbage and counted as absent.
 
-        `on_lost_debt` is told how much cost was beyond what a limit records as debt.
-
-        `on_give_back` is told how many charges were given back, and how many were not.
+        `on_lost_debt` is told how much was spent beyond the debt that limits remember,
+        `on_give_back` how many charges were given back, and how many were not.
         """
         self._client = client
         self._scripts = scripts
@@ -97,14 +96,14 @@ class ClusterStore:
         if isinstance(raw, StoreError):
             return raw
         try:
-            replies, unreadable, lost_debt = from_reply(raw, part.plans)
+            replies, unreadable, lost = from_reply(raw, part.plans)
         except Exception as error:  # noqa: BLE001 - the other partitions are answered all the same
             self._reports.record(error, "a reply of the store cannot be read")
             return unreadable_reply()
         if unreadable and self._on_unreadable is not None:
             self._on_unreadable(unreadable)
-        if lost_debt and self._on_lost_debt is not None:
-            self._on_lost_debt(lost_debt)
+        if lost and self._on_lost_debt is not None:
+            self._on_lost_debt(lost)
         return replies
 
     async def _give_back(self, charges: Mapping[bytes, list[Charge]]) -> None:

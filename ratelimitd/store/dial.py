@@ -9,6 +9,8 @@ Rules:
 
 import asyncio
 import ssl
+from collections.abc import Callable
+from typing import TypeVar
 
 from ratelimitd.errors import ConfigError, StoreUnavailable
 from ratelimitd.store.address import Endpoint, StoreAddress, Tls
@@ -16,13 +18,20 @@ from ratelimitd.store.exchange import pack
 from ratelimitd.store.failures import from_dial_error, is_refusing_clients
 from ratelimitd.store.link import ErrorReply, StoreLink
 
+L = TypeVar("L", bound=StoreLink)
+
 
 async def dial(address: StoreAddress, endpoint: Endpoint) -> StoreLink:
     """Return a new link to `endpoint`, ready for commands; the caller bounds the time."""
-    link: StoreLink | None = None
+    return await dial_as(StoreLink, address, endpoint)
+
+
+async def dial_as(make: Callable[[], L], address: StoreAddress, endpoint: Endpoint) -> L:
+    """Return a new link of another kind, in the same way."""
+    link: L | None = None
     try:
         user, password = address.credentials.read()
-        link = await _connect(address, endpoint)
+        link = await _connect(make, address, endpoint)
         await _shake_hands(link, user, password, address.database)
     except ConfigError as error:
         raise StoreUnavailable(str(error)) from error
@@ -53,13 +62,13 @@ def check_usable(address: StoreAddress) -> None:
             raise ConfigError(f"store URL: {endpoint.host!r} is not a host name") from error
 
 
-async def _connect(address: StoreAddress, endpoint: Endpoint) -> StoreLink:
+async def _connect(make: Callable[[], L], address: StoreAddress, endpoint: Endpoint) -> L:
     loop = asyncio.get_running_loop()
     if endpoint.unix_path:
-        _, link = await loop.create_unix_connection(StoreLink, endpoint.unix_path)
+        _, link = await loop.create_unix_connection(make, endpoint.unix_path)
         return link
     _, link = await loop.create_connection(
-        StoreLink,
+        make,
         endpoint.host,
         endpoint.port,
         ssl=None if address.tls is None else _to_context(address.tls),

@@ -6,26 +6,33 @@ Rules:
   are over: a split part is sent with one more passing quota limit.
 - Overall refusal is decided over all parts. What a part charged for a limit that counts admitted
   requests only is given back then; until that arrives, others see it as spent.
+- A part without a period for its time decided nothing: the whole request is stale, and all that the
+  other parts charged is given back. A counter that was new stays one in the count of births.
 - Of a request with a part unanswered nothing is given back: StoreReplyLost, perhaps spent.
-- Of a request with a part that had no calendar period for now, all that others charged is.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ratelimitd.decisions.keys import partition_of
 from ratelimitd.decisions.plan import Check, CheckResult, Plan, Reply
-from ratelimitd.decisions.refusal import is_refused
+from ratelimitd.decisions.refusal import Ruling, is_refused
 from ratelimitd.errors import StoreError, StoreReplyLost, StoreUnavailable
 from ratelimitd.policy.model import Algorithm
 from ratelimitd.store.wire import (
+    FLAG_BIRTHS,
+    FLAG_SLOT,
+    KEYS_WITH_BIRTHS,
+    SLOT_LENGTH,
     Charge,
     PackedPlan,
+    Piece,
     Shaped,
+    counts_denied,
+    flags_of_shape,
     is_denied_shape,
-    keys_of_checks,
-    piece_of,
+    part_of_shape,
 )
 
 
@@ -46,13 +53,15 @@ class Part:
 
 
 PartAnswer = Sequence[Reply] | StoreError
+_PartReply = tuple[bytes, _Origin, Reply]
 
 
 def split(plans: Sequence[PackedPlan]) -> list[Part]:
     """Return one part for each partition that `plans` touch."""
     parts: dict[bytes, Part] = {}
     for number, packed in enumerate(plans):
-        tags = _tags(packed)
+        first = _first_keys(packed)
+        tags = [partition_of(packed.keys[at]) for at in first]
         distinct = dict.fromkeys(tags)
         for tag in distinct:
             part = parts.get(tag)
@@ -63,16 +72,36 @@ def split(plans: Sequence[PackedPlan]) -> list[Part]:
                 part.origins.append(_Origin(number, range(len(tags))))
             else:
                 indexes = [index for index, other in enumerate(tags) if other == tag]
-                part.plans.append(piece_of(packed, indexes))
+                part.plans.append(_piece_of(packed, first, indexes))
                 part.origins.append(_Origin(number, indexes))
     return list(parts.values())
 
 
-def _tags(packed: PackedPlan) -> list[bytes]:
-    """Return the partition of each check; its further keys lie with the first."""
+def _first_keys(packed: PackedPlan) -> Sequence[int]:
+    """Return where the keys of each check begin; they lie in one partition."""
     if len(packed.keys) == packed.check_count:
-        return [partition_of(key) for key in packed.keys]
-    return [partition_of(keys[0]) for keys in keys_of_checks(packed)]
+        return range(packed.check_count)
+    first = [0]
+    for flags in flags_of_shape(packed.shape):
+        first.append(first[-1] + (KEYS_WITH_BIRTHS if flags & FLAG_BIRTHS else 1))
+    return first[:-1]
+
+
+def _piece_of(packed: PackedPlan, first: Sequence[int], indexes: Sequence[int]) -> Piece:
+    """Return some checks of a plan, whose keys begin at `first`."""
+    ends = [*first[1:], len(packed.keys)]
+    keys: list[bytes] = []
+    for index in indexes:
+        keys += packed.keys[first[index] : ends[index]]
+    slots = b""
+    if packed.slots:
+        slot_at = 0
+        for index, flags in enumerate(flags_of_shape(packed.shape)):
+            if flags & FLAG_SLOT:
+                if index in indexes:
+                    slots += packed.slots[slot_at : slot_at + SLOT_LENGTH]
+                slot_at += SLOT_LENGTH
+    return Piece(part_of_shape(packed.shape, indexes), tuple(keys), slots, len(indexes))
 
 
 def merge(
@@ -114,80 +143,106 @@ def _error_of(errors: Sequence[StoreError], *, is_part_answered: bool) -> StoreE
 
 def _join(
     packed: PackedPlan,
-    replies: Sequence[tuple[bytes, _Origin, Reply]],
+    replies: Sequence[_PartReply],
     give_back: dict[bytes, list[Charge]],
 ) -> Reply:
     """Decide the whole request from its parts; adds to `give_back` what it must not have cost."""
+    now_us = max(reply.now_us for _, _, reply in replies)
     results: dict[int, CheckResult] = {}
     for _, origin, reply in replies:
         results.update(zip(origin.checks, reply.results, strict=True))
     ordered = [results[index] for index in range(packed.check_count)]
-    now_us = max(reply.now_us for _, _, reply in replies)
-    stale = [reply for _, _, reply in replies if reply.is_stale]
-    if stale:
-        # Nothing of the request stands: it is asked again.
-        for tag, charge in _charged(packed.plan, replies):
+    if any(reply.is_stale for _, _, reply in replies):
+        # Nothing of the request stands.
+        for tag, charge in _all_charges(packed.plan, replies):
             give_back.setdefault(tag, []).append(charge)
-        return Reply(stale[0].now_us, is_refused=True, results=tuple(ordered), is_stale=True)
+        nothing = (CheckResult(False, 0, 0, 0, 0, 0),) * packed.check_count
+        return Reply(now_us, is_refused=True, results=nothing, is_stale=True)
     if not is_denied_shape(packed.shape) and not any(result.is_over for result in ordered):
         # Nothing refuses, and the plan itself need not be looked at.
         return Reply(now_us, is_refused=False, results=tuple(ordered))
     plan = packed.plan
-    over = [(check, result.is_over) for check, result in zip(plan.checks, ordered, strict=True)]
-    refused = plan.is_denied or is_refused(over, plan.passing_quota)
+    rulings = [
+        Ruling(check.limit, result.is_over, check.is_joined)
+        for check, result in zip(plan.checks, ordered, strict=True)
+    ]
+    refused = plan.is_denied or is_refused(rulings, plan.passing_quota)
     if refused:
         returned: dict[bytes, int] = {}
         for tag, charge in _wrongly_charged(plan, replies):
             give_back.setdefault(tag, []).append(charge)
-            returned[charge.check.key] = returned.get(charge.check.key, 0) + charge.amount
+            returned[charge.key] = returned.get(charge.key, 0) + charge.amount
         ordered = [
-            result._replace(used_final=max(0, result.used_final - returned.get(check.key, 0)))
+            result._replace(
+                used_final=max(0, result.used_final - returned.get(_charged_key(check, result), 0))
+            )
             for check, result in zip(plan.checks, ordered, strict=True)
         ]
     return Reply(now_us, refused, tuple(ordered))
 
 
-def _wrongly_charged(
-    plan: Plan, replies: Sequence[tuple[bytes, _Origin, Reply]]
-) -> Iterator[tuple[bytes, Charge]]:
+def _charged_key(check: Check, result: CheckResult) -> bytes:
+    """Return the counter that a check charged."""
+    if result.is_overflowed:
+        assert check.births is not None, "only new counters overflow"
+        return check.births.overflow_key
+    return check.key
+
+
+def _wrongly_charged(plan: Plan, replies: Sequence[_PartReply]) -> Iterator[tuple[bytes, Charge]]:
     """Yield what parts that would have admitted charged to limits that count admitted only."""
     for tag, origin, reply in replies:
         if not reply.is_refused:
-            yield from _net(plan, tag, origin, reply, lambda check: not _counts_denied(check))
+            net = _Net(reply.now_us)
+            for index, result in zip(origin.checks, reply.results, strict=True):
+                check = plan.checks[index]
+                if not counts_denied(check.limit):
+                    net.add(check, result, _held_after(check, result) - result.used_before)
+            yield from ((tag, charge) for charge in net.charges())
 
 
-def _charged(
-    plan: Plan, replies: Sequence[tuple[bytes, _Origin, Reply]]
-) -> Iterator[tuple[bytes, Charge]]:
-    """Yield everything that parts charged."""
+def _all_charges(plan: Plan, replies: Sequence[_PartReply]) -> Iterator[tuple[bytes, Charge]]:
+    """Yield all that was charged: what each counter holds more than before."""
     for tag, origin, reply in replies:
-        if reply.is_stale:
-            continue
-        if reply.is_refused:
-            yield from _net(plan, tag, origin, reply, _counts_denied)
-        else:
-            yield from _net(plan, tag, origin, reply, lambda _: True)
+        net = _Net(reply.now_us)
+        seen: set[bytes] = set()
+        for index, result in zip(origin.checks, reply.results, strict=True):
+            check = plan.checks[index]
+            key = _charged_key(check, result)
+            if check.limit.algorithm is Algorithm.CONCURRENCY:
+                if not reply.is_refused:
+                    net.add(check, result, result.used_after - result.used_before)
+            elif key not in seen:
+                net.add(check, result, result.used_final - result.used_before)
+            seen.add(key)
+        yield from ((tag, charge) for charge in net.charges())
 
 
-def _counts_denied(check: Check) -> bool:
-    """Tell whether a refusal charges: who is refused holds no slot."""
-    return check.limit.counts_denied and check.limit.algorithm is not Algorithm.CONCURRENCY
+class _Net:
+    """One charge per counter, so that a floor between two of them changes nothing."""
+
+    def __init__(self, charged_at_us: int) -> None:
+        self._charged_at_us = charged_at_us
+        # By counter and slot: a slot is given back by its name.
+        self._by_key: dict[tuple[bytes, bytes], Charge] = {}
+
+    def add(self, check: Check, result: CheckResult, amount: int) -> None:
+        key = _charged_key(check, result)
+        before = self._by_key.get((key, check.slot))
+        amount += before.amount if before is not None else 0
+        self._by_key[key, check.slot] = Charge(check, key, amount, self._charged_at_us)
+
+    def charges(self) -> Iterator[Charge]:
+        """Yield what is not nothing; a place that was released stays free."""
+        for charge in self._by_key.values():
+            is_place = charge.check.limit.algorithm is Algorithm.CONCURRENCY
+            if charge.amount > 0 or (charge.amount < 0 and not is_place):
+                yield charge
 
 
-def _net(
-    plan: Plan, tag: bytes, origin: _Origin, reply: Reply, wanted: Callable[[Check], bool]
-) -> Iterator[tuple[bytes, Charge]]:
-    """Yield one charge per counter, so that a floor between two of them changes nothing.
-
-    Slots are apart from each other. What a newcomer was charged beside its own counter stays there.
-    """
-    net: dict[tuple[bytes, bytes], Charge] = {}
-    for index, result in zip(origin.checks, reply.results, strict=True):
-        check = plan.checks[index]
-        if not wanted(check) or result.is_overflowed:
-            continue
-        of = (check.key, check.slot)
-        before = net[of].amount if of in net else 0
-        amount = before + result.used_after - result.used_before
-        net[of] = Charge(check, amount, reply.now_us)
-    yield from ((tag, charge) for charge in net.values() if charge.amount)
+def _held_after(check: Check, result: CheckResult) -> int:
+    """Return what a counter held after an admitted check: gcra holds no more than its debt."""
+    limit = check.limit
+    if limit.algorithm is Algorithm.GCRA:
+        return min(result.used_after, limit.capacity + limit.debt)
+    return result.used_after

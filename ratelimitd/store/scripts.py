@@ -32,6 +32,15 @@ class Scripts:
     give_back: Script
 
 
+@dataclass(frozen=True, slots=True)
+class SubjectScripts:
+    """Every verb that changes the registry of subjects, or tells what changed in it."""
+
+    write: Script
+    block: Script
+    changes: Script
+
+
 def load_scripts(directory: Path | None = None) -> Scripts:
     """Load every verb from `directory`, by default the one that the package brings."""
     lua = directory or lua_directory()
@@ -39,6 +48,16 @@ def load_scripts(directory: Path | None = None) -> Scripts:
         check=load_script(lua, "check"),
         peek=load_script(lua, "peek"),
         give_back=load_script(lua, "give_back"),
+    )
+
+
+def load_subject_scripts(directory: Path | None = None) -> SubjectScripts:
+    """Load the verbs of the registry as `load_scripts` does."""
+    lua = directory or lua_directory()
+    return SubjectScripts(
+        write=load_script(lua, "subject_write"),
+        block=load_script(lua, "subject_block"),
+        changes=load_script(lua, "subject_changes"),
     )
 
 

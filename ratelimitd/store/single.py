@@ -31,7 +31,7 @@ class SingleStore:
     ) -> None:
         """`on_unreadable` is told how many counters held garbage and counted as absent.
 
-        `on_lost_debt` is told how much cost was beyond what a limit records as debt.
+        `on_lost_debt` is told how much was spent beyond the debt that limits remember.
         """
         self._client = client
         self._scripts = scripts
@@ -74,11 +74,11 @@ class SingleStore:
         """Do nothing: every answer is the end of its call."""
 
     def _read(self, raw: object, plans: Sequence[PackedPlan]) -> list[Reply]:
-        replies, unreadable, lost_debt = from_reply(raw, plans)
+        replies, unreadable, lost = from_reply(raw, plans)
         if unreadable and self._on_unreadable is not None:
             self._on_unreadable(unreadable)
-        if lost_debt and self._on_lost_debt is not None:
-            self._on_lost_debt(lost_debt)
+        if lost and self._on_lost_debt is not None:
+            self._on_lost_debt(lost)
         return replies
 
 

@@ -66,6 +66,14 @@ class ClusterClient:
             raise answer
         return answer
 
+    async def owner_of(self, slot: int, *, timeout_s: float) -> Endpoint:
+        """Return the node that serves `slot`; StoreUnavailable if none is known."""
+        await self._ensure_map(timeout_s)
+        owner = self._owners[slot]
+        if owner is None:
+            raise StoreUnavailable(f"store {self._address}: no node has slot {slot}")
+        return owner
+
     async def run_by_slot(
         self, commands: Sequence[tuple[int, Command]], *, timeout_s: float
     ) -> list[object | StoreError]:

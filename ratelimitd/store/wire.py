@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from struct import Struct, pack
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, assert_never
 
 from ratelimitd.decisions.plan import Check, CheckResult, Plan, Reply
-from ratelimitd.policy.model import Algorithm
+from ratelimitd.policy.model import Algorithm, Limit
 from ratelimitd.store.exchange import Argument
 
 FLAG_SHADOW = 1
@@ -16,31 +16,31 @@ FLAG_JOINED = 8
 FLAG_SLOT = 16
 FLAG_BIRTHS = 32
 
-ALGORITHM_NUMBER = {
-    Algorithm.FIXED_WINDOW: 0,
-    Algorithm.SLIDING_WINDOW: 2,
-    Algorithm.GCRA: 3,
-    Algorithm.CONCURRENCY: 4,
-}
+# The algorithms by their numbers.
+FIXED_WINDOW = 0
 CALENDAR = 1
+SLIDING_WINDOW = 2
+GCRA = 3
+CONCURRENCY = 4
 
-# What stands for a refused request, and for one of which nothing was decided.
-REFUSED = 1
+# What stands for a refused request, and for one that no period of a calendar held.
+ADMITTED = 0
 STALE = 2
 
-SLOT_BYTES = 16
-# A check with births has a counter of its own, one of births, and one that the others share.
+SLOT_LENGTH = 16
+# Keys of a check that bounds how many counters may be new: its own, the count, the overflow.
 KEYS_WITH_BIRTHS = 3
 
 _SHAPE_HEAD = Struct(">HHB")
-_SHAPE_CHECK = Struct(">BBqqqqqqq")
+_SHAPE_CHECK = Struct(">BB7q")
+# Of the flags and the cost among the fields of a check.
 _FLAGS_AT = 1
-# Of the cost among the fields of a check.
 _COST = Struct(">q")
 _COST_AT = 10
-_CHARGE_HEAD = Struct(">Hq")
 # The fields of CheckResult.
 _RESULT = Struct(">?5q?")
+# Of a charge to give back: the index of its key, and when it was made.
+_CHARGE_HEAD = Struct(">Hq")
 
 
 class Shaped(Protocol):
@@ -48,17 +48,17 @@ class Shaped(Protocol):
 
     @property
     def shape(self) -> bytes:
-        """Return all but the keys, as lua/lib/batch.lua tells it."""
+        """Return all but keys and slots, as lua/lib/batch.lua tells it."""
         ...
 
     @property
     def keys(self) -> tuple[bytes, ...]:
-        """Return the counters of each check: one, or with births three."""
+        """Return the counter of each check; three in a row for one with births."""
         ...
 
     @property
     def slots(self) -> bytes:
-        """Return the 16 bytes of each check that has a slot."""
+        """Return the slots of all checks that have one, 16 bytes each."""
         ...
 
     @property
@@ -82,6 +82,7 @@ class Piece(NamedTuple):
     shape: bytes
     keys: tuple[bytes, ...]
     slots: bytes
+    # As in the protocol; a tuple's own method of that name is nobody's here.
     check_count: int
 
 
@@ -96,24 +97,26 @@ class Packed(NamedTuple):
 
 
 class Replies(NamedTuple):
-    """What a script answered: a reply per plan, and what it met on the way.
+    """What a script answered: a reply for each plan, and what it noticed.
 
-    `unreadable` counters counted as absent; `lost_debt` is cost beyond what gcra records as debt.
+    `unreadable` counters held garbage and count as absent; `lost` are the cells of gcra beyond the
+    debt that a limit remembers.
     """
 
     replies: list[Reply]
     unreadable: int
-    lost_debt: int
+    lost: int
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One charge to give back: what it added to its counter, and when by the store's clock.
+    """One charge to give back: what it added to the counter `key`, and when by the store's clock.
 
     `amount` is below zero for a refund, and less than the cost where the count was at its end.
     """
 
     check: Check
+    key: bytes
     amount: int
     charged_at_us: int
 
@@ -122,9 +125,9 @@ def pack_plan(plan: Plan) -> Packed:
     """Return `plan` ready to be sent, as often as it is asked."""
     checks = plan.checks
     parts = [_SHAPE_HEAD.pack(len(checks), plan.passing_quota, plan.is_denied)]
-    parts += [_pack_check(check, check.cost) for check in checks]
     keys: list[bytes] = []
     for check in checks:
+        parts.append(_pack_check(check, check.cost))
         keys.append(check.key)
         if check.births is not None:
             keys += (check.births.key, check.births.overflow_key)
@@ -133,27 +136,42 @@ def pack_plan(plan: Plan) -> Packed:
 
 
 def _pack_check(check: Check, cost: int) -> bytes:
-    limit, periods = check.limit, check.periods
+    limit = check.limit
+    assert not check.slot or len(check.slot) == SLOT_LENGTH, "a slot is a digest"
     flags = (
         (FLAG_SHADOW if limit.is_shadow else 0)
         | (FLAG_QUOTA if limit.is_quota else 0)
-        | (FLAG_COUNTS_DENIED if limit.counts_denied else 0)
+        | (FLAG_COUNTS_DENIED if counts_denied(limit) else 0)
         | (FLAG_JOINED if check.is_joined else 0)
         | (FLAG_SLOT if check.slot else 0)
         | (FLAG_BIRTHS if check.births is not None else 0)
     )
-    number, window_us = ALGORITHM_NUMBER[limit.algorithm], limit.window_us
-    a = b = c = 0
-    if periods is not None:
-        number, (window_us, a, b, c) = CALENDAR, periods
-    elif limit.algorithm is Algorithm.GCRA:
-        a, b = limit.capacity, limit.debt
-    elif limit.algorithm is Algorithm.CONCURRENCY:
-        window_us = limit.slot_ttl_us
-    births = 0 if check.births is None else check.births.per_second
-    return _SHAPE_CHECK.pack(
-        number, flags, limit.requests_per_unit, cost, window_us, a, b, c, births
-    )
+    number, window_us, *rest = _to_numbers(limit, check)
+    births = check.births.per_second if check.births is not None else 0
+    return _SHAPE_CHECK.pack(number, flags, limit.requests_per_unit, cost, window_us, *rest, births)
+
+
+def counts_denied(limit: Limit) -> bool:
+    """Tell whether a limit charges what is refused: a refused call holds no place."""
+    return limit.counts_denied and limit.algorithm is not Algorithm.CONCURRENCY
+
+
+def _to_numbers(limit: Limit, check: Check) -> tuple[int, int, int, int, int]:
+    """Return what an algorithm works with: its number, window_us, a, b, c."""
+    match limit.algorithm:
+        case Algorithm.FIXED_WINDOW if limit.calendar is not None:
+            assert check.periods is not None, "a plan names the periods of a calendar"
+            return CALENDAR, *check.periods
+        case Algorithm.FIXED_WINDOW:
+            return FIXED_WINDOW, limit.window_us, 0, 0, 0
+        case Algorithm.SLIDING_WINDOW:
+            return SLIDING_WINDOW, limit.window_us, 0, 0, 0
+        case Algorithm.GCRA:
+            return GCRA, limit.window_us, limit.capacity, limit.debt, 0
+        case Algorithm.CONCURRENCY:
+            return CONCURRENCY, limit.slot_ttl_us, 0, 0, 0
+        case _:
+            assert_never(limit.algorithm)
 
 
 def with_cost(shape: bytes, cost: int) -> bytes:
@@ -164,44 +182,23 @@ def with_cost(shape: bytes, cost: int) -> bytes:
     return bytes(changed)
 
 
-def keys_of_checks(packed: Shaped) -> list[tuple[bytes, ...]]:
-    """Return the keys of each check."""
-    found: list[tuple[bytes, ...]] = []
-    at = 0
-    for number in range(packed.check_count):
-        end = at + (KEYS_WITH_BIRTHS if _has_flag(packed.shape, number, FLAG_BIRTHS) else 1)
-        found.append(packed.keys[at:end])
-        at = end
-    return found
+def flags_of_shape(shape: bytes) -> bytes:
+    """Return the flags of each check of a plan."""
+    return shape[_SHAPE_HEAD.size + _FLAGS_AT :: _SHAPE_CHECK.size]
 
 
-def piece_of(packed: Shaped, checks: Sequence[int]) -> Piece:
-    """Return some checks of a plan.
+def part_of_shape(shape: bytes, checks: Sequence[int]) -> bytes:
+    """Return the shape of some checks of a plan.
 
-    It has one more quota descriptor that passes elsewhere: a part must not refuse because all *its*
+    It has one more quota limit that passes elsewhere: a part must not refuse because all *its*
     quota limits are over.
     """
-    _, passing_quota, is_denied = _SHAPE_HEAD.unpack_from(packed.shape)
+    _, passing_quota, is_denied = _SHAPE_HEAD.unpack_from(shape)
     parts = [_SHAPE_HEAD.pack(len(checks), passing_quota + 1, is_denied)]
-    keys: list[bytes] = []
-    slots: list[bytes] = []
-    all_keys = keys_of_checks(packed)
-    slot_at = 0
-    for number in range(packed.check_count):
-        has_slot = _has_flag(packed.shape, number, FLAG_SLOT)
-        if number in checks:
-            at = _SHAPE_HEAD.size + number * _SHAPE_CHECK.size
-            parts.append(packed.shape[at : at + _SHAPE_CHECK.size])
-            keys += all_keys[number]
-            if has_slot:
-                slots.append(packed.slots[slot_at : slot_at + SLOT_BYTES])
-        slot_at += SLOT_BYTES if has_slot else 0
-    return Piece(b"".join(parts), tuple(keys), b"".join(slots), len(checks))
-
-
-def _has_flag(shape: bytes, number: int, flag: int) -> bool:
-    at = _SHAPE_HEAD.size + number * _SHAPE_CHECK.size + _FLAGS_AT
-    return bool(shape[at] & flag)
+    for check in checks:
+        at = _SHAPE_HEAD.size + check * _SHAPE_CHECK.size
+        parts.append(shape[at : at + _SHAPE_CHECK.size])
+    return b"".join(parts)
 
 
 def is_denied_shape(shape: bytes) -> bool:
@@ -231,9 +228,9 @@ def to_arguments(
 
 
 def from_reply(raw: object, plans: Sequence[Shaped]) -> Replies:
-    """Return one reply per plan, and what the script met."""
+    """Return one reply per plan, and what the script noticed."""
     assert isinstance(raw, list), "a script answers a list"
-    now_us, unreadable, verdicts, packed, lost_debt = raw
+    now_us, unreadable, verdicts, packed, lost = raw
     # A named tuple's own constructor takes its fields one by one, and costs several times as much.
     new = tuple.__new__
     results = [new(CheckResult, fields) for fields in _RESULT.iter_unpack(packed)]
@@ -241,11 +238,13 @@ def from_reply(raw: object, plans: Sequence[Shaped]) -> Replies:
     at = 0
     for plan, verdict in zip(plans, verdicts, strict=True):
         end = at + plan.check_count
-        # A stale one is refused, for all that nobody looks.
-        replies.append(new(Reply, (now_us, verdict != 0, tuple(results[at:end]), verdict == STALE)))
+        # Of a stale one nothing was decided; that it is refused sends it the long way.
+        replies.append(
+            new(Reply, (now_us, verdict != ADMITTED, tuple(results[at:end]), verdict == STALE))
+        )
         at = end
     assert at == len(results), "a reply answers exactly the checks that were asked"
-    return Replies(replies, unreadable, lost_debt)
+    return Replies(replies, unreadable, lost)
 
 
 def to_give_back_arguments(
@@ -256,14 +255,10 @@ def to_give_back_arguments(
     packed: list[bytes] = []
     slots: list[bytes] = []
     for charge in charges:
-        # What a newcomer was charged beside its own counter stays there.
-        check = charge.check._replace(births=None)
-        index = index_of.setdefault(check.key, len(index_of) + 1)
-        packed.append(_CHARGE_HEAD.pack(index, charge.charged_at_us))
-        packed.append(_pack_check(check, charge.amount))
-        slots.append(check.slot)
-    return list(index_of), [
-        "" if now_us is None else now_us,
-        b"".join(packed),
-        b"".join(slots),
-    ]
+        index = index_of.setdefault(charge.key, len(index_of) + 1)
+        packed += (
+            _CHARGE_HEAD.pack(index, charge.charged_at_us),
+            _pack_check(charge.check, charge.amount),
+        )
+        slots.append(charge.check.slot)
+    return list(index_of), ["" if now_us is None else now_us, b"".join(packed), b"".join(slots)]

@@ -26,6 +26,9 @@ MAX_QUEUED = 4_096
 MAX_LINE = 16_384
 STOP_TIMEOUT_S = 2.0
 
+# What operators change is logged whatever the level: a trail with gaps is none.
+AUDIT_LOGGER = "ratelimitd.audit"
+
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127) if chr(code) not in "\n\t"}
 _HIDDEN = "***"
@@ -135,6 +138,7 @@ def start_logging(
     # What libraries say below a warning is about themselves, and may be a line for each request.
     root.setLevel(max(level, logging.WARNING))
     logging.getLogger("ratelimitd").setLevel(level)
+    logging.getLogger(AUDIT_LOGGER).setLevel(min(level, logging.INFO))
     return writer
 
 

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from ratelimitd.errors import (
+    Conflict,
     InvalidRequest,
+    NoRoom,
+    NotFound,
     NotPermitted,
     NotReady,
     StoreError,
@@ -26,6 +29,7 @@ class GrpcStatus(IntEnum):
     NOT_FOUND = 5
     PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
+    ABORTED = 10
     INTERNAL = 13
     UNAVAILABLE = 14
 
@@ -42,6 +46,9 @@ class Answer:
 _TABLE: tuple[tuple[type[Exception], GrpcStatus, int], ...] = (
     (InvalidRequest, GrpcStatus.INVALID_ARGUMENT, 400),
     (NotPermitted, GrpcStatus.PERMISSION_DENIED, 403),
+    (NotFound, GrpcStatus.NOT_FOUND, 404),
+    (Conflict, GrpcStatus.ABORTED, 409),
+    (NoRoom, GrpcStatus.RESOURCE_EXHAUSTED, 400),
     (UnknownService, GrpcStatus.NOT_FOUND, 400),
     (StoreOverloaded, GrpcStatus.RESOURCE_EXHAUSTED, 400),
     (StoreError, GrpcStatus.UNAVAILABLE, 400),

@@ -23,7 +23,7 @@ from ratelimitd.defects import DefectLog
 from ratelimitd.errors import ConfigError, NotPermitted
 from ratelimitd.services.context import CallContext
 from ratelimitd.services.gate import Gate, Peer
-from ratelimitd.services.parse import parse_request
+from ratelimitd.services.parse import MAX_REQUEST_BYTES, parse_request
 from ratelimitd.transport import sockets
 from ratelimitd.transport.errors import new_error_id, to_answer, to_internal
 from ratelimitd.transport.listen import ListenAddress, TcpAddress, TlsFiles, UnixAddress
@@ -52,12 +52,16 @@ class UnaryService(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UnaryMethod:
-    """A service's method: its full name, the type of its request, and who answers."""
+    """A service's method: its full name, the type of its request, and who answers.
+
+    A request has `max_bytes`, beyond which it is INVALID_ARGUMENT; MAX_MESSAGE_BYTES bounds that.
+    """
 
     service: str
     name: str
     request: type[Message]
     serve: UnaryService
+    max_bytes: int = MAX_REQUEST_BYTES
 
     @property
     def path(self) -> str:
@@ -187,8 +191,10 @@ def _to_behaviour(
                 timeout_s=call.time_remaining(),
                 trace_parent=_trace_parent(call),
                 caller=_admit(gate, call, method.path),
+                address=call.peer(),
             )
-            answer = await method.serve(parse_request(method.request, data), context)
+            request = parse_request(method.request, data, method.max_bytes)
+            answer = await method.serve(request, context)
             code = "OK"
             return answer.SerializeToString()
         except Exception as error:  # noqa: BLE001 - the edge: whatever a service raises is answered

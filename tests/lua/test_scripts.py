@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from ratelimitd.decisions.refusal import is_refused
+from ratelimitd.decisions.refusal import Ruling, is_refused
 from ratelimitd.errors import ConfigError
 from ratelimitd.policy.model import Unit
 from ratelimitd.store.scripts import load_script, load_scripts, lua_directory
@@ -69,12 +69,18 @@ def test_include_cycle_names_the_chain(tmp_path: Path) -> None:
         [NOW_US],
         [NOW_US, b"\0"],
         [NOW_US, b"\0\0"],
-        [NOW_US, b"", SHAPE],
-        [NOW_US, b"\0\1", SHAPE],
-        [NOW_US, b"\0\0\0", SHAPE],
-        [NOW_US, b"\0\0\0\0", SHAPE],
-        [NOW_US, b"\0\0", SHAPE[:-1]],
-        [NOW_US, b"\0\0", b"\0\2" + SHAPE[2:]],
+        [NOW_US, b"\0\0", b""],
+        [NOW_US, b"", b"", SHAPE],
+        [NOW_US, b"\0\1", b"", SHAPE],
+        [NOW_US, b"\0\0\0", b"", SHAPE],
+        [NOW_US, b"\0\0\0\0", b"", SHAPE],
+        [NOW_US, b"\0\0", b"", SHAPE[:-1]],
+        [NOW_US, b"\0\0", b"", SHAPE + SHAPE[5:]],
+        [NOW_US, b"\0\0", b"", b"\0\2" + SHAPE[2:]],
+        [NOW_US, b"\0\0", b"", SHAPE[:5] + b"\5" + SHAPE[6:]],
+        [NOW_US, b"\0\0", b"\0" * 16, SHAPE],
+        [NOW_US, b"\0\0", b"", SHAPE[:6] + b"\x10" + SHAPE[7:]],
+        [NOW_US, b"\0\0", b"", SHAPE[:6] + b"\x20" + SHAPE[7:]],
     ],
 )
 def test_malformed_arguments_fail_and_write_nothing(
@@ -137,23 +143,36 @@ def test_peek_writes_nothing_and_spends_nothing(client: redis.Redis, store: Scri
 
 def test_refusal_is_one_rule_in_lua_and_python(client: redis.Redis) -> None:
     # given every request of up to three checks
-    kinds = list(product((False, True), repeat=3))
-    for size in range(4):
+    store = ScriptedStore(client)
+    kinds = list(product((False, True), repeat=4))
+    plans, expected = [], []
+    for size in range(1, 4):
         for checks in product(kinds, repeat=size):
             for passing_quota in (0, 1):
                 plan = plan_of(
                     *(
                         check_of(
                             limit_of(0 if over else 5, is_shadow=shadow, is_quota=quota), str(index)
-                        )
-                        for index, (over, shadow, quota) in enumerate(checks)
+                        )._replace(is_joined=joined and index > 0)
+                        for index, (over, shadow, quota, joined) in enumerate(checks)
                     ),
                     passing_quota=passing_quota,
                 )
-                overs = [(c, c.limit.requests_per_unit == 0) for c in plan.checks]
-                expected = is_refused(overs, passing_quota)
-                # then the model, which every script is held to, says the same
-                assert ModelStore().check([plan], NOW_US)[0].is_refused == expected
+                plans.append(plan)
+                rulings = [
+                    Ruling(check.limit, check.limit.requests_per_unit == 0, check.is_joined)
+                    for check in plan.checks
+                ]
+                expected.append(is_refused(rulings, passing_quota))
+    # when
+    replies = [
+        reply
+        for first in range(0, len(plans), 300)
+        for reply in store.peek(plans[first : first + 300], NOW_US)
+    ]
+    # then script, Python and model say the same
+    assert [reply.is_refused for reply in replies] == expected
+    assert [reply.is_refused for reply in ModelStore().peek(plans, NOW_US)] == expected
 
 
 def test_give_back_returns_charges_into_their_own_window_only(
@@ -165,17 +184,20 @@ def test_give_back_returns_charges_into_their_own_window_only(
     (reply,) = store.check([plan_of(check)], NOW_US)
     store.check([plan_of(check)], NOW_US)
     # when
-    given = store.give_back([Charge(check, 3, reply.now_us)], NOW_US + 1)
+    given = store.give_back([Charge(check, check.key, 3, reply.now_us)], NOW_US + 1)
     # then
     assert given == 1
     (after,) = store.peek([plan_of(check_of(limit, cost=0))], NOW_US + 1)
     assert after.results[0].used_before == 3
     # when the window has passed
-    assert store.give_back([Charge(check, 3, reply.now_us)], NOW_US + limit.window_us) == 0
+    assert (
+        store.give_back([Charge(check, check.key, 3, reply.now_us)], NOW_US + limit.window_us) == 0
+    )
 
 
 def test_give_back_of_an_absent_counter_does_nothing(
     client: redis.Redis, store: ScriptedStore
 ) -> None:
-    assert store.give_back([Charge(check_of(limit_of(10)), 1, NOW_US)], NOW_US) == 0
+    check = check_of(limit_of(10))
+    assert store.give_back([Charge(check, check.key, 1, NOW_US)], NOW_US) == 0
     assert client.dbsize() == 0

@@ -1,22 +1,17 @@
 """What the registry says of a subject decides, from the first call on and as soon as it changes."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 
 import pytest
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
-from ratelimitd.decisions.subject import (
-    NO_BLOCKS,
-    AmountOverride,
-    Block,
-    Blocks,
-    Subject,
-    entry_field,
-)
+from ratelimitd.decisions.subject import EMPTY, AmountOverride, Block, Subject, blocks_of
+from ratelimitd.decisions.subject_entry import entry_field
 from ratelimitd.services.context import CallContext
-from ratelimitd.services.directory import UNKNOWN, Unknown
 from ratelimitd.services.hot_path import HotPath
+from ratelimitd.services.subject_cache import UNKNOWN, Cached
+from ratelimitd.services.subject_reads import OnRead
 from tests.services.conftest import DEFAULT_DEADLINE_S, PATIENT, Start, message_of
 from tests.services.test_hot_path import Read
 
@@ -35,15 +30,15 @@ class Registry:
     """A directory whose answers the test gives; it knows nobody until it is answered."""
 
     def __init__(self) -> None:
-        self.blocks = NO_BLOCKS
+        self.blocks = EMPTY
         self.records: dict[str, Subject | None] = {}
-        self.questions: list[Sequence[str]] = []
-        self.waiting: list[Callable[[], None]] = []
+        self.questions: list[Collection[str]] = []
+        self.waiting: list[OnRead] = []
 
-    def get(self, field: str) -> Subject | Unknown | None:
+    def get(self, field: str) -> Cached:
         return self.records.get(field, UNKNOWN)
 
-    def want(self, fields: Sequence[str], done: Callable[[], None]) -> None:
+    def want(self, fields: Collection[str], done: OnRead) -> None:
         self.questions.append(list(fields))
         self.waiting.append(done)
 
@@ -53,7 +48,7 @@ class Registry:
             self.records[field] = record
         waiting, self.waiting = self.waiting, []
         for done in waiting:
-            done()
+            done(None)
 
 
 class Told(Read):
@@ -141,11 +136,11 @@ async def test_blocked_entry_is_refused_and_let_in_again(start: Start) -> None:
     running = await start(POLICY, directory=registry, wall_us=lambda: 10)
     assert await running.ask("tenant=a") == "OK"
     # when
-    registry.blocks = Blocks([Block(A, None, "abuse")])
+    registry.blocks = blocks_of([Block("api", A, None, "abuse")])
     before = running.script_calls()
     refused = [await running.ask("tenant=a") for _ in range(3)]
     calls = running.script_calls() - before
-    registry.blocks = NO_BLOCKS
+    registry.blocks = EMPTY
     # then the store was not asked meanwhile
     assert refused == ["OVER_LIMIT"] * 3
     assert calls == 0

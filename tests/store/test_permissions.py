@@ -1,19 +1,25 @@
 import asyncio
+import logging
 import re
 from pathlib import Path
 
 import pytest
 
+from ratelimitd.decisions.subject import Block, Subject
 from ratelimitd.errors import StoreReplyLost, StoreUnavailable
+from ratelimitd.services.subject_directory import SubjectDirectory
 from ratelimitd.store.address import parse_address
 from ratelimitd.store.cluster import ClusterStore
 from ratelimitd.store.hash_secret import HashSecret
 from ratelimitd.store.info import StoreSample, sample
-from ratelimitd.store.scripts import Scripts
+from ratelimitd.store.scripts import Scripts, load_subject_scripts
 from ratelimitd.store.single import SingleStore
+from ratelimitd.store.subjects import SubjectStore, Write
+from ratelimitd.store.subscription import Subscription
 from ratelimitd.store.topology import ClusterClient
 from tests.store.conftest import MakeClient
 from tests.store.plans import keys_of_all_partitions, make_key, make_limit, make_plan, one
+from tests.support.registry import name_of
 from tests.support.servers import Cluster, Server
 from tests.support.stores import check
 
@@ -48,6 +54,58 @@ async def test_documented_user_may_do_all_that_is_needed(
     assert (first.is_refused, second.is_refused) == (False, True)
     assert is_known
     assert answer == b"PONG"
+
+
+async def test_documented_user_may_keep_and_follow_the_registry(
+    store_server: Server, make_client: MakeClient
+) -> None:
+    # given
+    _set_user(store_server, SINGLE)
+    store_server.execute("SCRIPT", "FLUSH")
+    registry = SubjectStore(make_client(_url(store_server)), load_subject_scripts())
+    name = name_of("a")
+    heard = asyncio.Event()
+    subscribed = asyncio.Event()
+    subscription = Subscription(
+        parse_address(_url(store_server)),
+        registry.keys.channel,
+        locate=lambda: registry.home(timeout_s=5),
+        on_message=heard.set,
+        on_connected=subscribed.set,
+    )
+    following = asyncio.create_task(subscription.run())
+    # when
+    async with asyncio.timeout(5):
+        await subscribed.wait()
+        await registry.write([Write(name, Subject("pro"))], timeout_s=5)
+        await heard.wait()
+    following.cancel()
+    await asyncio.wait({following})
+    await registry.block([Block("api", name, 2**52), Block("api", "api|a=b", 1)], timeout_s=5)
+    await registry.unblock([name], timeout_s=5)
+    page = await registry.page("api", "", 10, timeout_s=5)
+    changes = await registry.changes(timeout_s=5)
+    await registry.write([Write(name, None)], timeout_s=5)
+    # then
+    assert [one for one, _ in page.records] == [name]
+    assert changes.known == (await registry.known(timeout_s=5))._replace(version=3)
+    assert [one.entry for one in await registry.blocks(timeout_s=5)] == []
+
+
+async def test_user_without_the_registry_is_told_where_to_look(
+    store_server: Server, make_client: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given what was documented before there were subjects
+    before = SINGLE.partition(" +hmget")[0].replace("resetchannels &rl:1:* ", "")
+    _set_user(store_server, before)
+    registry = SubjectStore(make_client(_url(store_server)), load_subject_scripts())
+    directory = SubjectDirectory(registry, now_us=lambda: 0)
+    # when
+    for _ in range(2):
+        await directory.look()
+    # then
+    (record,) = [one for one in caplog.records if one.levelno == logging.WARNING]
+    assert "our user may not do this; docs/store-permissions.md" in record.getMessage()
 
 
 async def test_documented_user_may_do_nothing_else(

@@ -1,9 +1,11 @@
 """Plans made by hand, for tests that start behind the matching."""
 
-from ratelimitd.decisions.keys import KeyPart, PartKind, counter_key
+from dataclasses import replace
+
+from ratelimitd.decisions.keys import KEY_PREFIX, KeyPart, PartKind, counter_key
 from ratelimitd.decisions.plan import Check, DescriptorPlan, Outcome, Plan
 from ratelimitd.decisions.request import Descriptor, Request
-from ratelimitd.policy.model import WINDOW_US, FailurePolicy, Limit, Position, Unit
+from ratelimitd.policy.model import WINDOW_US, Algorithm, FailurePolicy, Limit, Position, Unit
 
 
 def limit_of(
@@ -31,7 +33,45 @@ def limit_of(
     )
 
 
+def gcra_of(
+    requests_per_unit: int,
+    window_us: int = 1_000_000,
+    *,
+    burst: int | None = None,
+    max_debt: int | None = None,
+    counts_denied: bool = False,
+) -> Limit:
+    return replace(
+        limit_of(requests_per_unit, counts_denied=counts_denied),
+        algorithm=Algorithm.GCRA,
+        window_us=window_us,
+        burst=burst,
+        max_debt=max_debt,
+    )
+
+
+def sliding_of(
+    requests_per_unit: int, window_us: int = 60_000_000, *, counts_denied: bool = False
+) -> Limit:
+    return replace(
+        limit_of(requests_per_unit, counts_denied=counts_denied),
+        algorithm=Algorithm.SLIDING_WINDOW,
+        window_us=window_us,
+    )
+
+
+def places_of(requests_per_unit: int, slot_ttl_us: int = 10_000_000) -> Limit:
+    return replace(
+        limit_of(requests_per_unit),
+        algorithm=Algorithm.CONCURRENCY,
+        window_us=0,
+        slot_ttl_us=slot_ttl_us,
+    )
+
+
 def check_of(limit: Limit, value: str = "v", cost: int = 1) -> Check:
+    if limit.algorithm is not Algorithm.FIXED_WINDOW:
+        return Check(plain_key(limit, value), limit, cost)
     key = counter_key(
         prefix="",
         domain=limit.domain,
@@ -40,6 +80,12 @@ def check_of(limit: Limit, value: str = "v", cost: int = 1) -> Check:
         parts=[KeyPart("k", PartKind.VALUE, value)],
     )
     return Check(key, limit, cost)
+
+
+def plain_key(limit: Limit, value: str) -> bytes:
+    """Return a key for the counters of one algorithm, window and value."""
+    length_us = limit.window_us or limit.slot_ttl_us
+    return KEY_PREFIX + f"{{00}}{limit.algorithm}:{length_us}:{value}".encode()
 
 
 def plan_of(*checks: Check, passing_quota: int = 0, is_denied: bool = False) -> Plan:

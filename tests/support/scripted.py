@@ -21,7 +21,7 @@ class ScriptedStore:
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
         self.unreadable = 0
-        self.lost_debt = 0
+        self.lost = 0
         self.ttl_ms: dict[bytes, int] = {}
         for script in (SCRIPTS.check, SCRIPTS.peek, SCRIPTS.give_back):
             assert client.script_load(script.text) == script.sha
@@ -35,9 +35,11 @@ class ScriptedStore:
     def give_back(self, charges: Sequence[wire.Charge], now_us: int) -> int:
         keys, arguments = wire.to_give_back_arguments(charges, now_us)
         sha = SCRIPTS.give_back.sha
-        given: int = self.client.evalsha(sha, len(keys), *keys, *arguments)
-        for key in keys:
-            self.client.persist(key)
+        with self.client.pipeline(transaction=True) as pipe:
+            pipe.evalsha(sha, len(keys), *keys, *arguments)
+            for key in keys:
+                pipe.persist(key)
+            given: int = pipe.execute()[0]
         return given
 
     def _run(self, script: Script, plans: Sequence[Plan], now_us: int | None) -> list[Reply]:
@@ -53,5 +55,5 @@ class ScriptedStore:
         self.ttl_ms = {
             key: ttl for key, ttl in zip(keys, lives[::2], strict=True) if ttl not in (-1, -2)
         }
-        replies, self.unreadable, self.lost_debt = wire.from_reply(raw, packed)
+        replies, self.unreadable, self.lost = wire.from_reply(raw, packed)
         return replies

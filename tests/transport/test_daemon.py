@@ -196,7 +196,7 @@ def test_ctl_hits_peeks_and_explains(daemon: Daemon) -> None:
     assert wrong_port.returncode == 1
     assert wrong_port.stderr == (
         f"ratelimitctl: {daemon.grpc_address} does not know this call: hit asks the gRPC "
-        "port (8081), peek and explain the admin port (8082)\n"
+        "port (8081), the other commands the admin port (8082)\n"
     )
 
 

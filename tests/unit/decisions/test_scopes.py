@@ -6,7 +6,8 @@ from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.plan import Outcome, Plan
 from ratelimitd.decisions.planning import make_plan
 from ratelimitd.decisions.request import Descriptor, Override
-from ratelimitd.decisions.subject import AmountOverride, Block, Blocks, Subject, entry_field
+from ratelimitd.decisions.subject import AmountOverride, Block, Subject, blocks_of
+from ratelimitd.decisions.subject_entry import entry_field
 from ratelimitd.decisions.verdict import Code
 from ratelimitd.policy.model import Scope, Unit
 from tests.model.limits import ModelStore
@@ -184,7 +185,7 @@ def test_override_of_a_request_is_for_the_subjects_limit() -> None:
 
 def test_blocked_request_touches_no_counter() -> None:
     # given
-    blocks = Blocks([Block(field_of("a"), NOW_US + 1_500_000, "abuse")])
+    blocks = blocks_of([Block("api", field_of("a"), NOW_US + 1_500_000, "abuse")])
     facts = Facts(NOW_US, blocks)
     # when
     plan = plan_for(descriptor_of(("other", "x")), tenant("a", "pro"), facts=facts)

@@ -1,0 +1,91 @@
+"""The names under which the registry keeps subjects and blocked entries.
+
+    api|user=alice           the entry user=alice of the domain api
+    api|api_key#5f3c...      a secret value: 32 hex digits of its HMAC-SHA-256
+    api|user~9e10...         a long value: 32 hex digits of its BLAKE2b
+    api|~0a44...             the same of key and value, where the key is long
+
+Rules:
+- Different entries never share a name: separators are escaped inside texts, as in counter keys.
+- A secret value is in no name; who has the store's hash secret makes the same name again.
+- A key is secret for the whole domain as soon as one rule calls it sensitive.
+"""
+
+import hashlib
+import re
+from typing import Final, NamedTuple
+
+from ratelimitd.decisions.keys import PartKind, escaped, fingerprint
+
+MAX_VALUE_BYTES: Final = 96
+SHOWN_DIGITS: Final = 8
+_BORDER: Final = "|"
+_LONG: Final = "~"
+_NAME = re.compile(r"([^|]*)\|([^=#~]*)([=#~])(.*)", re.DOTALL)
+_ESCAPE = re.compile(r"(?:%[0-9a-f]{2})+")
+
+
+class Name(NamedTuple):
+    """A name, taken apart; `text` is a value, or the digits that stand for one."""
+
+    domain: str
+    key: str
+    kind: str
+    text: str
+
+
+def entry_field(domain: str, key: str, value: str, *, is_secret: bool, hash_secret: bytes) -> str:
+    """Return the name of an entry in the registry."""
+    head = f"{escaped(domain)}{_BORDER}"
+    name = escaped(key)
+    if is_secret:
+        kind, text = PartKind.SECRET, fingerprint(hash_secret, value)
+    else:
+        kind, text = PartKind.VALUE, escaped(value)
+    if len(name) > MAX_VALUE_BYTES:
+        return f"{head}{_LONG}{_digest(name, kind, text)}"
+    if len(text) > MAX_VALUE_BYTES:
+        return f"{head}{name}{_LONG}{_digest(text)}"
+    return f"{head}{name}{kind}{text}"
+
+
+def names_of(domain: str) -> tuple[str, str]:
+    """Return what the names of a domain begin with, and the first text beyond all of them."""
+    head = f"{escaped(domain)}{_BORDER}"
+    return head, head[:-1] + chr(ord(_BORDER) + 1)
+
+
+def take_apart(field: str) -> Name | None:
+    """Return the parts of a name, or None of a text that is none."""
+    found = _NAME.fullmatch(field)
+    if found is None:
+        return None
+    domain, key, kind, text = found.groups()
+    return Name(_unescaped(domain), _unescaped(key), kind, _unescaped(text))
+
+
+def key_of(field: str) -> str:
+    """Return the key of an entry by its name; empty for one that is long."""
+    name = take_apart(field)
+    return name.key if name is not None else ""
+
+
+def shown(field: str) -> str:
+    """Return an entry by its name as people may see it: of a digest the first digits only."""
+    name = take_apart(field)
+    if name is None:
+        return "(unreadable)"
+    if name.kind == PartKind.VALUE:
+        return f"{name.key}={name.text}"
+    return f"{name.key}={name.kind}{name.text[:SHOWN_DIGITS]}"
+
+
+def _digest(*texts: str) -> str:
+    whole = b"".join(b"%d:%b" % (len(text), text.encode()) for text in texts)
+    return hashlib.blake2b(whole, digest_size=16).hexdigest()
+
+
+def _unescaped(text: str) -> str:
+    return _ESCAPE.sub(
+        lambda found: bytes.fromhex(found[0].replace("%", "")).decode(errors="replace"), text
+    )
