@@ -18,7 +18,9 @@ from ratelimitd.policy.model import Algorithm, HeaderStyle, Limit
 US_PER_S = 1_000_000
 PERCENT = 100
 
-# A string of structured fields holds printable ASCII alone (RFC 9651, section 3.3.3).
+# Structured fields have integers of 15 digits, and strings of printable ASCII alone (RFC 9651,
+# sections 3.3.1 and 3.3.3); a strict client drops a header with anything else in it.
+MAX_INTEGER = 10**15 - 1
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 Headers = tuple[tuple[str, str], ...]
@@ -75,7 +77,7 @@ def _ietf(plan: Plan, statuses: Sequence[Status]) -> Headers:
     if not policies:
         return ()
     standing = dict.fromkeys(
-        f"{_name(status.limit)};r={status.remaining};t={status.reset_s or 0}"
+        f"{_name(status.limit)};r={min(status.remaining, MAX_INTEGER)};t={status.reset_s or 0}"
         for status in statuses
         if status.limit is not None and not status.limit.is_shadow
     )
@@ -90,7 +92,7 @@ def _policies(plan: Plan) -> Iterator[str]:
         limit = check.limit
         if limit.is_shadow:
             continue
-        item = f"{_name(limit)};q={limit.requests_per_unit}"
+        item = f"{_name(limit)};q={min(limit.requests_per_unit, MAX_INTEGER)}"
         if limit.algorithm is Algorithm.CONCURRENCY:
             item += ';qu="concurrent-requests"'
         elif limit.calendar is None:
