@@ -83,13 +83,17 @@ def _to_cells(status: rls_pb2.RateLimitResponse.DescriptorStatus) -> tuple[Text,
     code = _coloured(rls_pb2.RateLimitResponse.Code.Name(status.code))
     if not status.HasField("current_limit"):
         is_unlimited = status.limit_remaining == _UNLIMITED
-        return code, Text("unlimited" if is_unlimited else "none"), Text("-"), Text("-")
+        waits = status.HasField("duration_until_reset")
+        resets = describe_span(status.duration_until_reset.seconds) if waits else "-"
+        return code, Text("unlimited" if is_unlimited else "none"), Text("-"), Text(resets)
     limit = status.current_limit
     unit = rls_pb2.RateLimitResponse.RateLimit.Unit.Name(limit.unit).lower()
+    # A length without a unit of Envoy's, or what is in flight, has none.
+    per = f" per {unit}" if limit.unit else ""
     name = f" ({printable(limit.name)})" if limit.name else ""
     return (
         code,
-        Text(f"{limit.requests_per_unit} per {unit}{name}"),
+        Text(f"{limit.requests_per_unit}{per}{name}"),
         Text(str(status.limit_remaining)),
         Text(describe_span(status.duration_until_reset.seconds)),
     )

@@ -1,17 +1,18 @@
 """What the commands about subjects and blocks print; as in ctl_output, it is data, never markup."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from google.protobuf.message import Message
-from rich.table import Table
 from rich.text import Text
 
 from ratelimitd._proto.ratelimitd.subject.v1 import subject_pb2
 from ratelimitd.ctl_output import console, describe_span
 from ratelimitd.terminal import printable
 
+# A longer cell pushes the rest of its line.
+MAX_WIDTH: Final = 48
 _NOTHING: Final = "-"
 
 
@@ -76,12 +77,11 @@ def _left(message: Message, name: str) -> str:
     return describe_span(max(0, round(getattr(message, name).seconds - time.time())))
 
 
-def _print_table(
-    names: tuple[str, ...], rows: Iterable[tuple[str, ...]], *, has_header: bool
-) -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=has_header)
-    for name in names:
-        table.add_column(name, no_wrap=False, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    console().print(table)
+def _print_table(names: Sequence[str], rows: Iterable[Sequence[str]], *, has_header: bool) -> None:
+    """Print one line for each row, however long, so that programs can search them."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [min(MAX_WIDTH, max(map(len, column))) for column in zip(names, *cells, strict=True)]
+    out = console()
+    for row in [names, *cells] if has_header else cells:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        out.print(Text(line.rstrip()), soft_wrap=True)

@@ -1,5 +1,6 @@
 """Says for people what holds for who asks: each limit's number and where it comes from."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from ratelimitd.decisions.who import Who, override_of
@@ -17,6 +18,7 @@ class Standing(NamedTuple):
 
 def standing(rule: Limit, effective: Limit, who: Who) -> Standing:
     """Return where a limit of the policy, `rule`, stands for who asks."""
+    effective = replace(effective, tiers={})
     override = override_of(rule, who)
     if override is not None:
         told = "suspended" if override.amount == 0 else f"override of `{override.limit}`"

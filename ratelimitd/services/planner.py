@@ -136,9 +136,13 @@ class Planner:
         get = self._directory.get
         for field, record in ready.subjects:
             found = get(field)
-            if found is not record and (found is not UNKNOWN or record is not None):
+            if found is UNKNOWN:
+                # Forgotten, and to be asked for again; or nobody ever knew.
+                if field not in ready.missing:
+                    return False
+            elif found is not record or field in ready.missing:
                 return False
-        return not ready.missing or all(get(field) is UNKNOWN for field in ready.missing)
+        return True
 
     def whole_plan(self, ready: ReadyPlan) -> Plan:
         """Return the plan of a request that was planned before."""

@@ -1,7 +1,7 @@
 """SubjectService without a transport: what it writes, refuses, shows and logs."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -21,14 +21,21 @@ from ratelimitd.errors import (
 )
 from ratelimitd.services.block import BlockService
 from ratelimitd.services.context import CallContext
-from ratelimitd.services.domain_facts import DomainFacts
 from ratelimitd.services.registry_access import RegistryAccess
 from ratelimitd.services.subject import SubjectService
 from ratelimitd.store import subjects as registry_module
 from ratelimitd.store.open import OpenStore
-from ratelimitd.store.subjects import Write
+from ratelimitd.store.scripts import load_subject_scripts
+from ratelimitd.store.subjects import Records, SubjectStore, Write
 from tests.support.servers import Server
-from tests.support.subject_service import START_S, Clock, access_of, opened_store, policy_of
+from tests.support.subject_service import (
+    MANY_NAMES,
+    START_S,
+    Clock,
+    access_of,
+    opened_store,
+    policy_of,
+)
 
 CONTEXT = CallContext(timeout_s=10, address="ipv4:127.0.0.1:4711")
 SECRET = "topsecret"
@@ -137,27 +144,26 @@ async def test_version_lets_only_one_of_two_writers_pass(running: Running) -> No
 
 
 async def test_change_that_somebody_else_came_before_is_made_on_theirs(
-    running: Running, monkeypatch: pytest.MonkeyPatch
+    running: Running,
 ) -> None:
     # given another operator who writes between our look and our write
-    registry = running.access.registry
-    (name,) = [running.access.facts("api").field("api_key", SECRET, running.access.hash_secret())]
-    get = registry.get
-    looks = 0
+    class Overtaken(SubjectStore):
+        looks = 0
 
-    async def get_late(fields: list[str], *, timeout_s: float) -> object:
-        nonlocal looks
-        found = await get(fields, timeout_s=timeout_s)
-        looks += 1
-        if looks == 1:
-            await registry.write([Write(name, Subject("free", reason="theirs"))], timeout_s=5)
-        return found
+        async def get(self, fields: Sequence[str], *, timeout_s: float) -> Records:
+            found = await super().get(fields, timeout_s=timeout_s)
+            self.looks += 1
+            if self.looks == 1:
+                theirs = [Write(fields[0], Subject("free", reason="theirs"))]
+                await self.write(theirs, timeout_s=timeout_s)
+            return found
 
-    monkeypatch.setattr(registry, "get", get_late)
+    registry = Overtaken(running.opened.client, load_subject_scripts())
+    running.subjects = SubjectService(replace(running.access, registry=registry))
     # when
     answer = await running.set(tier=None, overrides=[Amount(limit="*", amount=1)])
     # then
-    assert looks == 2
+    assert registry.looks == 2
     assert answer.record.tier == "free"
     assert answer.record.version == 2
 
@@ -180,7 +186,7 @@ async def test_record_that_cannot_be_read_is_replaced(running: Running, valkey9:
     ("members", "message"),
     [
         ({"domain": ""}, "domain: is empty"),
-        ({"domain": "none"}, "domain: the policy has no `none`; it has `api`, `web`"),
+        ({"domain": "none"}, "domain: the policy has no `none`; it has `api`, `many`, `web`"),
         (
             {"domain": "web"},
             "domain `web`: its policy names no subjects; add `subjects: {key: api_key}`",
@@ -215,20 +221,15 @@ async def test_wrong_set_says_what_is_right_and_changes_nothing(
     assert (await running.access.registry.known(timeout_s=5)).version == 0
 
 
-async def test_record_that_would_be_too_large_is_refused(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # given limits of many names
-    monkeypatch.setattr(DomainFacts, "check_limit", lambda *_: None)
-    long = [Amount(limit=f"{number}" * 60, amount=1) for number in range(10, 30)]
-    with pytest.raises(InvalidRequest, match=r"would have .* bytes, at most 4096 are accepted"):
-        await running.set(overrides=long, reason="r" * 256)
-    for start in (0, 20):
-        short = [Amount(limit=str(start + number), amount=1) for number in range(12)]
-        await running.set(overrides=short)
-    more = [Amount(limit=f"x{number}", amount=1) for number in range(9)]
+async def test_record_that_would_be_too_large_is_refused(running: Running) -> None:
+    # given a domain of many limits, whose names are long
+    amounts = [Amount(limit=name, amount=1) for name in MANY_NAMES]
+    # then
+    with pytest.raises(InvalidRequest, match=r"would have \d+ bytes, at most 4096"):
+        await running.set(domain="many", overrides=amounts[:20], reason="r" * 100)
+    await running.set(domain="many", overrides=amounts[:20], reason="r")
     with pytest.raises(InvalidRequest, match="would have 33 overrides, at most 32"):
-        await running.set(overrides=more)
+        await running.set(domain="many", overrides=amounts[20:], reason="r")
 
 
 async def test_unknown_tier_is_a_warning(running: Running) -> None:

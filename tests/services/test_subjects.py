@@ -109,6 +109,28 @@ async def test_registered_tier_acts_on_the_next_call_and_keeps_what_was_used(sta
     assert response.statuses[0].limit_remaining == 100 - 4
 
 
+async def test_record_that_changed_is_asked_for_again(start: Start) -> None:
+    # given a caller without a record, whose plan is kept
+    registry = Registry()
+    registry.answer(a=None)
+    running = await start(POLICY, directory=registry)
+    hot, told = HotPath(running.service, DEFAULT_DEADLINE_S), Told()
+    for number in (1, 3, 5):
+        told.is_answered.clear()
+        hot.serve([call(number, "a")], told)
+        await told.is_answered.wait()
+    assert told.codes[5] == "OVER_LIMIT"
+    # when the directory hears that it has one now
+    del registry.records[A]
+    told.is_answered.clear()
+    hot.serve([call(7, "a")], told)
+    registry.answer(a=Subject("pro"))
+    await told.is_answered.wait()
+    # then
+    assert registry.questions == [[A]]
+    assert told.codes[7] == "OK"
+
+
 async def test_suspended_subject_is_refused(start: Start) -> None:
     # given
     registry = Registry()

@@ -38,6 +38,12 @@ descriptors:
       - key: user
         rate_limit: {name: per-user, unit: year, requests_per_unit: 5}
 """
+# As many names as a record has room for, if they were short.
+MANY_NAMES = tuple(f"{number:02}-" + "n" * 90 for number in range(33))
+MANY = "domain: many\ndescriptors:\n" + "".join(
+    f"  - {{key: k{name[:2]}, rate_limit: {{name: {name}, unit: day, requests_per_unit: 1}}}}\n"
+    for name in MANY_NAMES
+)
 TIERS = {"free": 1, "pro": 2, "default": 3}
 TIMEOUT_S = 5.0
 # Beyond the store's own clock, which removes what has expired by it.
@@ -52,14 +58,16 @@ class Clock:
 
 
 def policy_of(key: str = "api_key", *, has_subjects: bool = True) -> Policy:
-    """Return RULES with tiers in each limit, and subjects in one of two domains."""
-    texts = {"api.yaml": RULES, "web.yaml": RULES.replace("domain: api", "domain: web")}
+    """Return RULES with tiers in each limit, and subjects in all domains but one."""
+    web = RULES.replace("domain: api", "domain: web")
+    texts = {"api.yaml": RULES, "web.yaml": web, "many.yaml": MANY}
     policy = compile_policy(texts).policy
     domains = {
         name: replace(domain, root=_tiered(domain.root)) for name, domain in policy.domains.items()
     }
     if has_subjects:
-        domains["api"] = replace(domains["api"], subjects=Subjects(key))
+        for name in ("api", "many"):
+            domains[name] = replace(domains[name], subjects=Subjects(key))
     return replace(policy, domains=domains)
 
 
