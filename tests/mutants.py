@@ -9,16 +9,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+
+from tests.lua.mutants import LUA_MUTANTS
+from tests.support.mutant import Mutant
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 300
 COPIED = ("ratelimitd", "quotas", "lua", "tests", "proto", "examples", "pyproject.toml")
 
-CHECK_TESTS = ("tests/property/test_check.py", "-k", "valkey9")
-WINDOW = "lua/lib/fixed_window.lua"
-BATCH = "lua/lib/batch.lua"
 DECISION_TESTS = ("tests/unit/decisions",)
 READY_TESTS = ("tests/property/test_ready_plans.py",)
 CALLER_TESTS = (
@@ -30,116 +29,8 @@ H2_CASES = ("tests/transport/h2/test_fuzz_cases.py", "-k", "kept")
 DENY_CACHE = "ratelimitd/decisions/deny_cache.py"
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """One way to be wrong, and the tests that must notice."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-    tests: tuple[str, ...] = CHECK_TESTS
-
-
 MUTANTS = (
-    Mutant("admits one more", WINDOW, "used_after > limit", "used_after > limit + 1"),
-    Mutant("refuses at the limit", WINDOW, "used_after > limit", "used_after >= limit"),
-    Mutant("refuses a refund", WINDOW, "cost >= 0 and used_after", "used_after"),
-    Mutant("a question is never over", WINDOW, "cost >= 0 and", "cost > 0 and"),
-    Mutant("a refund goes below zero", WINDOW, "sum > 0 and sum or 0", "sum"),
-    Mutant("the count does not saturate", WINDOW, "return MAX_COUNT", "return sum"),
-    Mutant(
-        "a past window goes on",
-        WINDOW,
-        "start_us < window.start_us then",
-        "start_us < window.start_us + window.reset_us - 2 * (window.at_us or 60000000) then",
-    ),
-    Mutant(
-        "a window ends one step late",
-        WINDOW,
-        "start_us < window.start_us then",
-        "start_us < window.start_us - 1000000 then",
-    ),
-    Mutant(
-        "a future window is not pulled to now",
-        WINDOW,
-        "start_us < window.start_us then",
-        "start_us ~= window.start_us then",
-    ),
-    Mutant(
-        "reset is rounded to whole seconds",
-        WINDOW,
-        "reset_us = reset_us,",
-        "reset_us = math.floor(reset_us / 1000000) * 1000000,",
-    ),
-    Mutant(
-        "a wait is told for what never fits", WINDOW, "if cost > limit then", "if cost < 0 then"
-    ),
-    Mutant("state loses its window", WINDOW, "return window.prefix ..", 'return "0:" ..'),
-    Mutant("garbage behind the right window counts", WINDOW, '"^%d+$", window', '"^%d*", window'),
-    Mutant(
-        "a refusal charges",
-        BATCH,
-        "if is_refused and check.counts_denied then",
-        "if is_refused then",
-    ),
-    Mutant("the rollback is forgotten", BATCH, "    roll_back(checks)\n", ""),
-    Mutant(
-        "the rollback stops at the last check",
-        BATCH,
-        "for i = #checks, 1, -1 do",
-        "for i = 1, #checks do",
-    ),
-    Mutant(
-        "denied hits are never counted",
-        BATCH,
-        "if is_refused and check.counts_denied then",
-        "if false then",
-    ),
-    Mutant(
-        "a question writes",
-        BATCH,
-        "if check.cost ~= 0 and (check",
-        "if (check",
-    ),
-    Mutant("unreadable state stays", BATCH, "is_dirty = not is_readable", "is_dirty = false"),
-    Mutant(
-        "a denied request is admitted",
-        BATCH,
-        "local is_refused = request.is_denied or refusal",
-        "local is_refused = refusal",
-    ),
-    Mutant(
-        "a shadow limit refuses",
-        "lua/lib/refusal.lua",
-        "overs[i] and not check.is_shadow",
-        "overs[i]",
-    ),
-    Mutant(
-        "one quota limit over refuses",
-        "lua/lib/refusal.lua",
-        "quota_over > 0 and quota_passing == 0",
-        "quota_over > 0",
-    ),
-    Mutant(
-        "time to live in seconds",
-        WINDOW,
-        "math.ceil(reset_us / 1000)",
-        "math.ceil(reset_us / 1000000)",
-    ),
-    Mutant("no time to live", "lua/check.lua", ', "PX", counter.window.ttl_ms', ""),
-    Mutant(
-        "a peek sees the peeks before it",
-        "lua/peek.lua",
-        "  batch.forget(counters)\n",
-        "",
-    ),
-    Mutant(
-        "the counter is written for each check",
-        "lua/check.lua",
-        "if counter.is_dirty then",
-        "if true then",
-    ),
+    *LUA_MUTANTS,
     Mutant(
         "seconds are rounded down",
         "ratelimitd/decisions/fold.py",

@@ -9,11 +9,11 @@ import redis
 
 from ratelimitd.decisions.refusal import Ruling, is_refused
 from ratelimitd.errors import ConfigError
-from ratelimitd.policy.model import Unit
+from ratelimitd.policy.model import Limit, Unit
 from ratelimitd.store.scripts import load_script, load_scripts, lua_directory
-from ratelimitd.store.wire import Charge, pack_plan, to_arguments
+from ratelimitd.store.wire import pack_plan, to_arguments
 from tests.model.limits import ModelStore
-from tests.support.plans import check_of, limit_of, plan_of
+from tests.support.plans import check_of, gcra_of, limit_of, plan_of
 from tests.support.scripted import ScriptedStore
 from tests.support.servers import Server
 
@@ -39,6 +39,7 @@ def test_include_is_expanded_once_before_the_script() -> None:
     text = load_script(lua_directory(), "give_back").text.decode()
     # then
     assert text.count("local clock = {}") == text.count("local fixed_window = {}") == 1
+    assert text.count("local MAX_INTEGER") == 1
     assert text.index("local fixed_window = {}") < text.index("local given_back = 0")
 
 
@@ -117,11 +118,11 @@ def test_every_key_lives_no_longer_than_its_window(client: redis.Redis) -> None:
         assert ttl_ms == -2 or 0 <= ttl_ms <= plan.checks[0].limit.window_us // 1000
 
 
+@pytest.mark.parametrize("limit", [limit_of(100, Unit.HOUR), gcra_of(7, 60_000_000)])
 def test_a_key_with_short_values_takes_at_most_120_bytes(
-    client: redis.Redis, store: ScriptedStore
+    client: redis.Redis, store: ScriptedStore, limit: Limit
 ) -> None:
     # given a few keys of the usual kind
-    limit = limit_of(100, Unit.HOUR)
     batch = [plan_of(check_of(limit, f"user-{number}")) for number in range(50)]
     # when
     store.check(batch, NOW_US)
@@ -173,31 +174,3 @@ def test_refusal_is_one_rule_in_lua_and_python(client: redis.Redis) -> None:
     # then script, Python and model say the same
     assert [reply.is_refused for reply in replies] == expected
     assert [reply.is_refused for reply in ModelStore().peek(plans, NOW_US)] == expected
-
-
-def test_give_back_returns_charges_into_their_own_window_only(
-    client: redis.Redis, store: ScriptedStore
-) -> None:
-    # given two charges
-    limit = limit_of(10)
-    check = check_of(limit, cost=3)
-    (reply,) = store.check([plan_of(check)], NOW_US)
-    store.check([plan_of(check)], NOW_US)
-    # when
-    given = store.give_back([Charge(check, check.key, 3, reply.now_us)], NOW_US + 1)
-    # then
-    assert given == 1
-    (after,) = store.peek([plan_of(check_of(limit, cost=0))], NOW_US + 1)
-    assert after.results[0].used_before == 3
-    # when the window has passed
-    assert (
-        store.give_back([Charge(check, check.key, 3, reply.now_us)], NOW_US + limit.window_us) == 0
-    )
-
-
-def test_give_back_of_an_absent_counter_does_nothing(
-    client: redis.Redis, store: ScriptedStore
-) -> None:
-    check = check_of(limit_of(10))
-    assert store.give_back([Charge(check, check.key, 1, NOW_US)], NOW_US) == 0
-    assert client.dbsize() == 0

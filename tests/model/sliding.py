@@ -53,7 +53,10 @@ def fits(state: State | None, check: Check, now_us: int, need: int) -> bool:
 
 
 def tell(state: State | None, check: Check, now_us: int, need: int | None) -> Told:
-    """Tell the estimate, the window's end, and when `need` fits: the estimate only falls."""
+    """Tell the estimate, the window's end, and when `need` fits: the estimate only falls.
+
+    A state from a later window counts as this one's, as if it had been written now.
+    """
     window = check.limit.window_us
     now = aged(state, window, now_us)
     reset = now[0] + window - now_us
@@ -65,7 +68,7 @@ def tell(state: State | None, check: Check, now_us: int, need: int | None) -> To
     too_early, enough = -1, reset + window
     while enough - too_early > 1:
         middle = (too_early + enough) // 2
-        if fits(state, check, now_us + middle, need):
+        if fits(now, check, now_us + middle, need):
             enough = middle
         else:
             too_early = middle

@@ -1,13 +1,17 @@
 """A Cluster decides what one server decides: random requests, one after the other, on both."""
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ratelimitd.decisions.keys import partition_of
-from ratelimitd.decisions.plan import Check, CheckResult, Plan, Reply
+from ratelimitd.decisions.plan import Births, Check, CheckResult, Plan, Reply
 from ratelimitd.errors import StoreReplyLost, StoreUnavailable
+from ratelimitd.policy.model import Algorithm, Limit
 from ratelimitd.store.address import parse_address
 from ratelimitd.store.cluster import ClusterStore
 from ratelimitd.store.connection import NodeClient
@@ -15,33 +19,53 @@ from ratelimitd.store.partitions import merge, split
 from ratelimitd.store.scripts import Scripts
 from ratelimitd.store.single import SingleStore
 from ratelimitd.store.topology import ClusterClient
-from ratelimitd.store.wire import pack_plan
+from ratelimitd.store.wire import flags_of_shape, pack_plan
 from tests.store.plans import make_key, make_limit, make_plan
 from tests.support.servers import Cluster, Server
 from tests.support.stores import check
 
 T = 5.0
+NOW_US = 1_790_000_000_000_000
 KEYS = [make_key(f"n{number}") for number in range(5)]
 
-# A limit belongs to its counter: the same key has the same limit in every request of an example.
-limits = st.builds(
-    make_limit,
-    st.integers(0, 4),
-    is_shadow=st.booleans(),
-    is_quota=st.booleans(),
-    counts_denied=st.booleans(),
+# All on windows so long that the servers' own clocks change nothing.
+ALGORITHMS: tuple[dict[str, Any], ...] = (
+    {},
+    {"algorithm": Algorithm.SLIDING_WINDOW},
+    {"algorithm": Algorithm.GCRA},
+    {"algorithm": Algorithm.GCRA, "max_debt": 0},
+    {"algorithm": Algorithm.CONCURRENCY, "window_us": 0, "slot_ttl_us": 3_600_000_000},
 )
+
+
+# A limit belongs to its counter: the same key has the same limit in every request of an example.
+@st.composite
+def limits(draw: st.DrawFn) -> Limit:
+    made = make_limit(
+        draw(st.integers(0, 4)),
+        is_shadow=draw(st.booleans()),
+        is_quota=draw(st.booleans()),
+        counts_denied=draw(st.booleans()),
+    )
+    return replace(made, **draw(st.sampled_from(ALGORITHMS)))
+
+
+@st.composite
+def checks(draw: st.DrawFn, by_key: Mapping[bytes, Limit]) -> Check:
+    key = draw(st.sampled_from(KEYS))
+    made = Check(key, by_key[key], draw(st.integers(-3, 3)), is_joined=draw(st.booleans()))
+    if made.limit.algorithm is not Algorithm.CONCURRENCY:
+        return made
+    # A place that was left stays free, also where another partition refuses.
+    return made._replace(cost=abs(made.cost), slot=draw(st.sampled_from([b"", b"A" * 16])))
 
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Plan]:
-    by_key = {key: draw(limits) for key in KEYS}
-    check = st.builds(
-        lambda key, cost: Check(key, by_key[key], cost), st.sampled_from(KEYS), st.integers(-3, 3)
-    )
+    by_key = {key: draw(limits()) for key in KEYS}
     plan = st.builds(
         lambda checks, passing, denied: make_plan(*checks, passing_quota=passing, is_denied=denied),
-        st.lists(check, min_size=1, max_size=4),
+        st.lists(checks(by_key), min_size=1, max_size=4),
         st.integers(0, 1),
         st.booleans(),
     )
@@ -80,18 +104,40 @@ def test_cluster_decides_as_one_server_does(
 
 @given(plans=histories())
 def test_split_keeps_every_check_once_and_in_order(plans: list[Plan]) -> None:
+    # given a bound on births for every second check
+    plans = [
+        plan._replace(
+            checks=tuple(
+                check._replace(births=Births(check.key + b"b", check.key + b"o", 1))
+                if number % 2
+                else check
+                for number, check in enumerate(plan.checks)
+            )
+        )
+        for plan in plans
+    ]
     # when
     parts = split([pack_plan(plan) for plan in plans])
     # then
     for part in parts:
-        keys = [key for piece in part.plans for key in piece.keys]
         expected = [
-            check.key
+            pack_plan(make_plan(check))
             for plan in plans
             for check in plan.checks
             if partition_of(check.key) == part.tag
         ]
-        assert keys == expected
+        assert [key for piece in part.plans for key in piece.keys] == [
+            key for one in expected for key in one.keys
+        ]
+        assert b"".join(piece.slots for piece in part.plans) == b"".join(
+            one.slots for one in expected
+        )
+        assert sum(piece.check_count for piece in part.plans) == len(expected)
+        for piece in part.plans:
+            flags = flags_of_shape(piece.shape)
+            assert len(flags) == piece.check_count
+            assert len(piece.slots) == 16 * sum(bool(flag & 16) for flag in flags)
+            assert len(piece.keys) == sum(3 if flag & 32 else 1 for flag in flags)
     assert len({part.tag for part in parts}) == len(parts)
 
 
@@ -139,6 +185,76 @@ def test_admitted_request_over_several_partitions_needs_no_plan() -> None:
     # then
     assert reply == Reply(len(parts) - 1, False, (result,) * len(KEYS))
     assert give_back == {}
+
+
+def test_request_with_a_stale_part_is_stale_and_all_of_it_is_given_back() -> None:
+    # given parts that admitted, refused and did not decide; each key lies in another
+    first, second, third = list({partition_of(key): key for key in KEYS}.values())[:3]
+    free = make_limit(5, counts_denied=False)
+    place = replace(free, algorithm=Algorithm.CONCURRENCY, window_us=0, slot_ttl_us=1_000)
+    plan = pack_plan(
+        make_plan(
+            Check(first, free, 2),
+            Check(first, free, 1),
+            Check(first + b"p", place, 1, slot=b"A" * 16),
+            Check(second, make_limit(0), 4),
+            Check(third, free, 1),
+        )
+    )
+    parts = split([plan])
+    nothing = CheckResult(False, 0, 0, 0, 0, 0)
+    answers = [
+        [
+            Reply(
+                NOW_US,
+                False,
+                (
+                    CheckResult(False, 1, 3, 4, 9, 0),
+                    CheckResult(False, 3, 4, 4, 9, 0),
+                    CheckResult(False, 0, 1, 1, 9, 0),
+                ),
+            )
+        ],
+        [Reply(NOW_US + 1, True, (CheckResult(True, 7, 11, 11, 9, -1),))],
+        [Reply(NOW_US + 2, True, (nothing,), is_stale=True)],
+    ]
+    # when
+    (reply,), give_back = merge([plan], parts, answers)
+    # then
+    assert reply == Reply(NOW_US + 2, True, (nothing,) * 5, is_stale=True)
+    given = {
+        (charge.key, charge.amount, charge.charged_at_us)
+        for charges in give_back.values()
+        for charge in charges
+    }
+    assert given == {
+        (first, 3, NOW_US),
+        (first + b"p", 1, NOW_US),
+        (second, 4, NOW_US + 1),
+    }
+
+
+def test_charge_of_an_overflow_counter_is_given_back_there() -> None:
+    # given a new counter beyond its bound, beside a limit that refuses elsewhere
+    first, second = list({partition_of(key): key for key in KEYS}.values())[:2]
+    births = Births(first + b"b", first + b"o", 1)
+    plan = pack_plan(
+        make_plan(
+            Check(first, make_limit(5, counts_denied=False), 2, births=births),
+            Check(second, make_limit(0), 1),
+        )
+    )
+    answers = [
+        [Reply(NOW_US, False, (CheckResult(False, 1, 3, 3, 9, 0, is_overflowed=True),))],
+        [Reply(NOW_US, True, (CheckResult(True, 0, 1, 1, 9, -1),))],
+    ]
+    # when
+    (reply,), give_back = merge([plan], split([plan]), answers)
+    # then
+    assert isinstance(reply, Reply)
+    (charge,) = give_back[partition_of(first)]
+    assert (charge.key, charge.amount) == (births.overflow_key, 2)
+    assert [result.used_final for result in reply.results] == [1, 1]
 
 
 async def _decide(

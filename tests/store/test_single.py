@@ -1,13 +1,16 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 
+from ratelimitd.decisions.plan import Check
 from ratelimitd.errors import StoreReplyLost, StoreUnavailable
+from ratelimitd.policy.model import Algorithm
 from ratelimitd.store.batcher import Batcher
 from ratelimitd.store.scripts import Scripts
 from ratelimitd.store.single import MAX_KEYS, SingleStore
 from tests.store.conftest import MakeClient
-from tests.store.plans import make_key, one
+from tests.store.plans import make_key, make_limit, make_plan, one
 from tests.support.odd_store import ODD_REPLIES, odd_store
 from tests.support.servers import Server
 from tests.support.stores import check
@@ -87,6 +90,20 @@ async def test_check_counts_garbage_as_absent_and_says_so(
     # then
     assert reply.results[0].used_after == 1
     assert told == [1]
+
+
+async def test_debt_that_no_counter_remembers_is_told(
+    redis7: Server, make_client: MakeClient, scripts: Scripts
+) -> None:
+    # given a bucket of two, and a debt of one
+    told: list[int] = []
+    store = SingleStore(make_client(redis7.url), scripts, on_lost_debt=told.append)
+    limit = replace(make_limit(2), algorithm=Algorithm.GCRA, max_debt=1)
+    # when
+    for _ in range(3):
+        await check(store, [make_plan(Check(make_key("lost"), limit, 2))], timeout_s=5)
+    # then the first fits, the second leaves one out, and the third all
+    assert told == [1, 2]
 
 
 async def test_check_refuses_a_list_that_no_script_call_could_take(
