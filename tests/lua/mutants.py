@@ -138,7 +138,7 @@ _CHECK_MUTANTS = (
     (
         "gcra: a state ahead is not pulled to now",
         GCRA,
-        "  if is_beyond(us, rem, at.most_us, at.most_rem) then\n"
+        "  if is_beyond(us, rem, at.most_us, at.most_rem) then\n"  # noqa: ISC004 - one text
         "    return at.most_us, at.most_rem\n",
         "  if false then\n    return at.most_us, at.most_rem\n",
     ),
