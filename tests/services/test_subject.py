@@ -128,6 +128,7 @@ async def test_tier_that_ended_is_not_shown_and_not_kept(running: Running) -> No
     # then
     assert (await running.show()).tier == ""
     await running.set(tier=None, overrides=[Amount(limit="*", amount=1)])
+    running.clock.now_us -= 60_000_000
     assert (await running.show()).tier == ""
     assert (await running.set(tier="", tier_for_seconds=60)).record.tier == ""
 

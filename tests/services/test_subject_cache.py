@@ -30,6 +30,18 @@ def test_dropped_record_is_unknown_and_told_if_it_was_held() -> None:
     assert cache.get("b") is None
 
 
+def test_record_that_was_read_twice_is_dropped_whole() -> None:
+    # given one that is in the old generation, and read again
+    cache = SubjectCache(max_records=4)
+    for name in "abc":
+        cache.keep(name, None, 0)
+    cache.keep("a", PRO, 0)
+    # when
+    cache.drop(["a"])
+    # then
+    assert cache.get("a") is UNKNOWN
+
+
 def test_record_changes_when_a_part_expires() -> None:
     # given
     cache = SubjectCache(max_records=4)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -12,7 +12,7 @@ from ratelimitd.errors import StoreError
 from ratelimitd.services.subject_cache import UNKNOWN
 from ratelimitd.services.subject_directory import Change, SubjectDirectory
 from ratelimitd.store.address import parse_address
-from ratelimitd.store.subjects import SubjectStore, Write
+from ratelimitd.store.subjects import OnRecords, Records, SubjectStore, Write
 from ratelimitd.store.subscription import Subscription
 from tests.support.registry import T, flush, name_of, nodes_of, opened_registry, run_at_home
 from tests.support.servers import Cluster, MakeServer, Server
@@ -231,11 +231,12 @@ async def test_polls_alone_find_changes(known: Known) -> None:
 async def test_messages_alone_tell_of_changes(known: Known) -> None:
     await known.write("a")
     async with known.following(interval_s=NEVER_S, has_messages=True):
-        await known.read(A)
-        # when
-        await known.write("a", tier="free")
-        # then
-        await known.until(lambda: known.directory.get(A) is UNKNOWN)
+        # when: the first may be found because the subscription is new, the others may not
+        for _ in range(3):
+            await known.read(A)
+            await known.write("a", tier="free")
+            # then
+            await known.until(lambda: known.directory.get(A) is UNKNOWN)
         await known.registry.block([Block("api", A)], timeout_s=T)
         await known.until(lambda: known.directory.blocks.find("api", [A]) is not None)
 
@@ -243,7 +244,12 @@ async def test_messages_alone_tell_of_changes(known: Known) -> None:
 async def test_lost_subscription_is_made_again_and_what_it_missed_is_found(known: Known) -> None:
     await known.write("a")
     async with known.following(interval_s=NEVER_S, has_messages=True):
+        for _ in range(2):
+            await known.read(A)
+            await known.write("a", tier="free")
+            await known.until(lambda: known.directory.get(A) is UNKNOWN)
         await known.read(A)
+        known.changes.clear()
         # when the connection is cut
         for node in nodes_of(known.store):
             node.execute("CLIENT", "KILL", "TYPE", "pubsub")
@@ -252,6 +258,97 @@ async def test_lost_subscription_is_made_again_and_what_it_missed_is_found(known
         assert known.directory.get(A) is UNKNOWN
         await known.registry.block([Block("api", A)], timeout_s=T)
         await known.until(lambda: known.directory.blocks.find("api", [A]) is not None)
+
+
+async def test_beginning_anew_forgets_what_did_not_change(known: Known) -> None:
+    # given
+    await known.write("a")
+    await known.directory.poll()
+    await known.read(A)
+    # when
+    known.directory.begin_anew()
+    await known.directory.poll()
+    await known.directory.poll()
+    # then once
+    assert known.changes == [Change(is_reset=True)]
+    assert known.directory.get(A) is UNKNOWN
+
+
+async def test_beginning_anew_that_fails_is_done_later(known: Known) -> None:
+    # given
+    await known.write("a")
+    await known.directory.poll()
+    await known.read(A)
+    blocks = known.registry.keys.blocks
+    run_at_home(known.store, known.registry, "SET", blocks, "oops")
+    known.directory.begin_anew()
+    with pytest.raises(StoreError):
+        await known.directory.poll()
+    assert known.changes == []
+    # when
+    run_at_home(known.store, known.registry, "DEL", blocks)
+    await known.directory.poll()
+    # then
+    assert known.changes == [Change(is_reset=True)]
+
+
+async def test_beginning_anew_with_an_empty_store_ends_all_blocks(known: Known) -> None:
+    # given
+    await known.registry.block([Block("api", A)], timeout_s=T)
+    await known.directory.poll()
+    # when
+    flush(known.store)
+    known.directory.begin_anew()
+    await known.directory.poll()
+    # then
+    assert known.directory.blocks == EMPTY
+
+
+class Late(SubjectStore):
+    """Reads at once, and tells when the test says so."""
+
+    def hold(self) -> None:
+        self.held: list[Callable[[], None]] = []
+        self.has_read = asyncio.Event()
+
+    def send_get(self, fields: Sequence[str], done: OnRecords) -> None:
+        def on_records(found: Records | StoreError) -> None:
+            self.held.append(lambda: done(found))
+            self.has_read.set()
+
+        super().send_get(fields, on_records)
+
+
+@pytest.mark.parametrize("is_flushed", [False, True])
+async def test_record_that_changes_on_its_way_here_is_read_again(
+    valkey9: Server, *, is_flushed: bool
+) -> None:
+    # given an old record that was read and is not here yet
+    flush(valkey9)
+    async with opened_registry(valkey9, kind=Late) as registry:
+        assert isinstance(registry, Late)
+        registry.hold()
+        known = Known(registry, valkey9)
+        await known.write("a")
+        await known.directory.poll()
+        told: list[StoreError | None] = []
+        known.directory.want([A], told.append)
+        await registry.has_read.wait()
+        registry.has_read.clear()
+        # when a poll finds the new one, or none at all
+        if is_flushed:
+            flush(valkey9)
+        else:
+            await known.write("a", tier="free")
+        await known.directory.poll()
+        registry.held.pop()()
+        assert told == []
+        await registry.has_read.wait()
+        registry.held.pop()()
+        # then
+        assert told == [None]
+        expected = None if is_flushed else Subject("free", version=2)
+        assert known.directory.get(A) == expected
 
 
 async def test_store_that_is_away_leaves_what_was_known(

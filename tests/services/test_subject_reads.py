@@ -144,8 +144,11 @@ async def test_more_than_may_wait_are_turned_away(source: ByHand) -> None:
     source.answer(None, None)
     source.answer(None)
     assert [name for name, _ in source.told] == ["2", "1", "3"]
-    reads.want(["c", "d", "e"], source.teller("4"))
-    assert len(source.told) == 3
+    for name in ("4", "5"):
+        # An error makes room as an answer does.
+        reads.want(["c", "d", "e"], source.teller(name))
+        source.asked[-1][1](GONE)
+    assert source.told[3:] == [("4", GONE), ("5", GONE)]
 
 
 async def test_one_command_asks_for_no_more_than_it_may(

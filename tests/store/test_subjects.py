@@ -134,6 +134,43 @@ async def test_who_missed_more_than_is_listed_begins_anew(
     ]
 
 
+async def test_changes_that_are_listed_are_bounded(
+    store: Server | Cluster, registry: SubjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given
+    monkeypatch.setattr(registry_module, "MAX_CHANGES", 3)
+    # when
+    for value in "abcdefg":
+        await write(registry, value)
+        await registry.write([Write(name_of(value), None)], timeout_s=T)
+    # then also of what was deleted
+    assert run_at_home(store, registry, "ZCARD", registry.keys.changes) == 3
+
+
+async def test_versions_stay_exact_as_long_as_integers_are(
+    store: Server | Cluster, registry: SubjectStore
+) -> None:
+    # given a registry near the end of them
+    near = b"9007199254740001"
+    run_at_home(store, registry, "HSET", registry.keys.meta, b"epoch", b"e", b"version", near)
+    # when
+    await write(registry, "a", "b")
+    changes = await registry.changes(Known("e", int(near) + 1, 0), timeout_s=T)
+    # then
+    assert await registry.get([A], timeout_s=T) == [Subject("pro", version=int(near) + 1)]
+    assert (changes.known.version, changes.fields) == (int(near) + 2, [B])
+
+
+async def test_change_of_nothing_leaves_a_registry_as_it_never_was(
+    registry: SubjectStore,
+) -> None:
+    # when
+    await registry.write([Write(A, None)], timeout_s=T)
+    await registry.unblock([A], timeout_s=T)
+    # then
+    assert await registry.known(timeout_s=T) == NEVER_ASKED
+
+
 async def test_flushed_store_is_another_life(
     store: Server | Cluster, registry: SubjectStore
 ) -> None:
@@ -192,6 +229,30 @@ async def test_expired_blocks_leave_with_the_next_write(
     # then
     found = {one.entry: one.until_us for one in await registry.blocks(timeout_s=T)}
     assert found == {A: None, B: None}
+    assert run_at_home(store, registry, "ZCARD", registry.keys.ends) == 0
+
+
+async def test_block_that_has_expired_is_none_any_more(
+    registry: SubjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given one that has expired and one that has not
+    monkeypatch.setattr(registry_module, "MAX_BLOCKS", 2)
+    await registry.block([Block("api", A, 1_000), Block("api", B)], timeout_s=T)
+    # then it is one more where it is made again
+    full = await registry.block([Block("api", A), Block("api", name_of("c"))], timeout_s=T)
+    assert (full.status, full.count) == (Status.FULL, 1)
+    # and there is nothing to end
+    assert (await registry.unblock([A], timeout_s=T)).count == 0
+    assert [one.entry for one in await registry.blocks(timeout_s=T)] == [B]
+
+
+async def test_end_of_a_block_goes_with_it(store: Server | Cluster, registry: SubjectStore) -> None:
+    # given
+    await registry.block([Block("api", A, 2**52), Block("api", B, 2**52)], timeout_s=T)
+    # when one is made to last, and one is ended
+    await registry.block([Block("api", A)], timeout_s=T)
+    await registry.unblock([B], timeout_s=T)
+    # then
     assert run_at_home(store, registry, "ZCARD", registry.keys.ends) == 0
 
 

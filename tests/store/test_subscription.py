@@ -143,6 +143,21 @@ async def test_server_that_was_started_again_is_heard(make_server: MakeServer) -
         await heard.until(lambda: heard.messages == 1)
 
 
+async def test_subscription_that_worked_is_made_again_soon(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given pauses that would double for a minute
+    monkeypatch.setattr(module, "LAST_PAUSE_S", 60.0)
+    server = make_server("valkey9")
+    async with hearing(server.url) as heard:
+        for number in range(1, 13):
+            await heard.until(lambda number=number: heard.subscriptions == number)  # type: ignore[misc]
+            # when
+            server.execute("CLIENT", "KILL", "TYPE", "pubsub")
+    # then
+    assert heard.subscriptions == 12
+
+
 async def test_refusal_is_logged_once_and_asked_again(
     make_server: MakeServer, caplog: pytest.LogCaptureFixture
 ) -> None:

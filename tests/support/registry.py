@@ -25,7 +25,11 @@ def name_of(value: str, *, domain: str = "api", key: str = "user") -> str:
 
 @asynccontextmanager
 async def opened_registry(
-    store: Server | Cluster, *, prefix: str = "", timeout_s: float = T
+    store: Server | Cluster,
+    *,
+    prefix: str = "",
+    timeout_s: float = T,
+    kind: type[SubjectStore] = SubjectStore,
 ) -> AsyncIterator[SubjectStore]:
     """Open the registry of a store until the block ends."""
     address = parse_address(store.url)
@@ -36,7 +40,7 @@ async def opened_registry(
     else:
         client = NodeClient(address, address.endpoints[0], store_timeout_s=timeout_s)
     try:
-        yield SubjectStore(client, load_subject_scripts(), prefix=prefix, timeout_s=timeout_s)
+        yield kind(client, load_subject_scripts(), prefix=prefix, timeout_s=timeout_s)
     finally:
         await client.close()
 

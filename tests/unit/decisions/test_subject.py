@@ -114,6 +114,7 @@ def test_amount_is_that_of_the_limit_before_that_of_all() -> None:
     assert subject.amount_for("a") == 5
     assert subject.amount_for("b") == 9
     assert subject.amount_for("") == 9
+    assert replace(subject, overrides=subject.overrides[::-1]).amount_for("a") == 5
     assert Subject(overrides=(AmountOverride("a", 5),)).amount_for("b") is None
     assert Subject().amount_for("a") is None
 
