@@ -13,7 +13,9 @@ end
 local now_us = clock.now_us(ARGV[1], time)
 local requests, sets = batch.parse(ARGV, #KEYS, now_us)
 local states = redis.call("MGET", unpack(KEYS))
-keyspace.read_sets(KEYS, states, sets, redis.pcall)
+if #sets > 0 then
+  keyspace.read_sets(KEYS, states, sets, redis.pcall)
+end
 local counters = batch.counters(KEYS, states, ARGV[3], now_us)
 
 -- 2. Decide in the order given, on the table alone: an error up to here spends nothing.

@@ -33,7 +33,7 @@ local function parse(packed, slots, now_us)
       charge.slot = sub(slots, slot_at, slot_at + SLOT_LENGTH - 1)
       slot_at = slot_at + SLOT_LENGTH
     end
-    if check.algorithm == concurrency then
+    if check.algorithm and check.algorithm.is_set then
       sets[#sets + 1] = index
     end
     charges[#charges + 1] = charge

@@ -3,6 +3,7 @@
   --- @include "lib/prelude"
   --- @include "lib/shape"
   --- @include "lib/refusal"
+  --- @include "lib/births"
 
   KEYS: the counter of each check, in the order of the requests and their checks; a key may repeat. A
   check with births has three in a row: its own, the count of births, the overflow counter.
@@ -27,14 +28,9 @@
     for each request: B 0 admitted, 1 refused, 2 stale: no period of a calendar holds now, nothing decided
     for each check: B is_over, i8 used_before, used_after, used_final, reset_us, retry_after_us,
       B is_overflowed; zeros in a stale request
-    cells that gcra charged beyond its debt, which no counter holds
-
-  Births: a check with a cost above 0 on a key that is absent gives birth to it, if its request writes
-  it. Beyond so many in a second the check charges the overflow counter instead. What is charged
-  there stays there: a release or refund goes to the key's own counter. ]]
+    cells that gcra charged beyond its debt, which no counter holds ]]
 local batch = {}
 
-local BIRTHS_WINDOW_US = 1000000
 
 local ADMITTED, REFUSED, STALE = "\0", "\1", "\2"
 local RESULT = ">Bi8i8i8i8i8B"
@@ -55,7 +51,7 @@ function batch.parse(arguments, key_count, now_us)
     if request.has_sets and not request.is_stale then
       local key = keys + 1
       for _, check in ipairs(request.checks) do
-        if check.algorithm == concurrency then
+        if check.algorithm.is_set then
           sets[#sets + 1] = key
           sets[#sets + 1] = check.births and key + 2 or nil
         end
@@ -113,59 +109,42 @@ end
 
 -- What each check of the request at hand saw; used again for the next, so its checks say how far it
 -- counts.
-local own, slots, a_before, b_before = {}, {}, {}, {}
+local own, a_before, b_before = {}, {}, {}
 local before, after, over, lost = {}, {}, {}, {}
--- Where checks have births: the count of births that was charged, and whether the overflow counts.
+-- Of the checks with births: the count of births that was charged, and whether the overflow counts.
 local born, overflowed = {}, {}
 
-local function is_present(counters, index, counter)
-  if counter.at.algorithm == concurrency then
-    return counter.b.count > 0
-  end
-  return counter.is_dirty or counter.is_born or counters.states[index]
-end
-
--- Returns the counter that a check with births charges, the count of births if it charges that too,
--- and whether it is the overflow counter.
-local function counter_by_births(counters, index, check)
-  local counter = counter_at(counters, index, check.at)
-  if check.cost <= 0 or is_present(counters, index, counter) then
-    return counter, nil, false
-  end
-  if not counters.births_window then
-    counters.births_window = fixed_window.at(BIRTHS_WINDOW_US, counters.now_us)
-  end
-  local births = counter_at(counters, index + 1, counters.births_window)
-  if births.a >= check.births then
-    return counter_at(counters, index + 2, check.at), nil, true
-  end
-  births.a = births.a + 1
-  counter.is_born = true
-  return counter, births, false
-end
-
--- Charges each check in order, as if the request were admitted.
+-- Charges each check in order, as if the request were admitted; says whether any is over.
 local function charge_all(checks, counters)
   local index = counters.next_key
+  local has_over = false
   for i = 1, #checks do
     local check = checks[i]
-    local counter
+    local counter, slot
     if check.births then
-      counter, born[i], overflowed[i] = counter_by_births(counters, index, check)
+      counter, born[i], overflowed[i] = counters.births.counter_of(counters, index, check, counter_at)
     else
       counter = counter_at(counters, index, check.at)
-      born[i], overflowed[i] = nil, false
     end
-    local slot
     if check.has_slot then
       slot = sub(counters.slots, counters.next_slot, counters.next_slot + SLOT_LENGTH - 1)
       counters.next_slot = counters.next_slot + SLOT_LENGTH
     end
-    own[i], slots[i], a_before[i], b_before[i] = counter, slot, counter.a, counter.b
-    before[i], after[i], over[i], lost[i] = check.algorithm.charge(counter, check, slot)
+    own[i], a_before[i] = counter, counter.a
+    if counter.b then
+      b_before[i] = counter.b
+    end
+    local is_over, beyond
+    before[i], after[i], is_over, beyond = check.algorithm.charge(counter, check, slot)
+    over[i] = is_over
+    has_over = has_over or is_over
+    if beyond or lost[i] then
+      lost[i] = beyond
+    end
     index = index + check.key_count
   end
   counters.next_key = index
+  return has_over
 end
 
 -- What a counter held before the request is what its first check saw.
@@ -176,48 +155,18 @@ local function roll_back(checks)
     if undo then
       undo(counter, a_before[i])
     else
-      counter.a, counter.b = a_before[i], b_before[i]
+      counter.a = a_before[i]
+      counter.b = counter.b and b_before[i]
     end
   end
 end
 
-local function is_charged(check, is_refused)
-  return check.spends and (check.counts_denied or not is_refused)
-end
-
--- A birth counts if some check of the request writes the key.
-local function settle_births(checks, is_refused)
-  for i = 1, #checks do
-    local births = born[i]
-    if births then
-      local is_written = false
-      for j = 1, #checks do
-        is_written = is_written or (own[j] == own[i] and is_charged(checks[j], is_refused))
-      end
-      own[i].is_born = is_written
-      if is_written then
-        births.is_dirty = true
-      else
-        births.a = births.a - 1
-      end
-    end
-  end
-end
-
-local function settle(checks, counters, is_refused)
-  if is_refused then
-    roll_back(checks)
-  end
+-- Charges what counts although the request is refused.
+local function charge_denied(checks)
   for i = 1, #checks do
     local check = checks[i]
-    if is_charged(check, is_refused) then
-      if is_refused then
-        lost[i] = select(4, check.algorithm.charge(own[i], check, slots[i]))
-      end
-      if lost[i] then
-        counters.lost = min(counters.lost + lost[i], MAX_INTEGER)
-      end
-      own[i].is_dirty = true
+    if check.counts_denied then
+      lost[i] = select(4, check.algorithm.charge(own[i], check))
     end
   end
 end
@@ -253,18 +202,31 @@ function batch.decide(request, counters, reply)
     return
   end
   local checks = request.checks
-  charge_all(checks, counters)
-  local is_refused = request.is_denied or refusal.is_refused(checks, over, request.passing_quota)
-  settle(checks, counters, is_refused)
   if request.has_births then
-    settle_births(checks, is_refused)
+    counters.births = counters.births or new_births(counters.now_us)
+  end
+  local has_over = charge_all(checks, counters)
+  local is_refused = request.is_denied
+    or (has_over and refusal.is_refused(checks, over, request.passing_quota))
+  if is_refused then
+    roll_back(checks)
+    charge_denied(checks)
+  end
+  if request.has_births then
+    counters.births.settle(checks, own, born, is_refused)
   end
   local told = reply.checks
   reply.requests[#reply.requests + 1] = is_refused and REFUSED or ADMITTED
   for i = 1, #checks do
-    local check, is_over = checks[i], over[i]
+    local check, counter, is_over = checks[i], own[i], over[i]
+    if check.spends and (check.counts_denied or not is_refused) then
+      counter.is_dirty = true
+      if lost[i] then
+        counters.lost = min(counters.lost + lost[i], MAX_INTEGER)
+      end
+    end
     local used, reset_us, retry_us =
-      check.algorithm.tell(own[i], check, is_over, is_over and need_of(checks, i) or 0)
+      check.algorithm.tell(counter, check, is_over, is_over and need_of(checks, i) or 0)
     told[#told + 1] = pack_bytes(
       RESULT,
       is_over and 1 or 0,
@@ -273,7 +235,7 @@ function batch.decide(request, counters, reply)
       used,
       reset_us,
       retry_us,
-      overflowed[i] and 1 or 0
+      check.births and overflowed[i] and 1 or 0
     )
   end
 end

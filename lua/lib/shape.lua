@@ -11,9 +11,8 @@ local shape = {}
 local HEAD_LENGTH, CHECK_LENGTH = 5, 58
 local FIXED_WINDOW, CALENDAR, SLIDING_WINDOW, GCRA, CONCURRENCY = 0, 1, 2, 3, 4
 
-local function has_flag(flags, flag)
-  return floor(flags / flag) % 2 == 1
-end
+-- The algorithms that were made, by their numbers.
+local loaded = {}
 
 -- Returns what all counters of a check have in common now; nil for a calendar without a period for now.
 local function at_now(algorithm, now_us, windows, limit, window_us, a, b, c)
@@ -27,12 +26,15 @@ local function at_now(algorithm, now_us, windows, limit, window_us, a, b, c)
   elseif algorithm == CALENDAR then
     return calendar.at(window_us, a, b, c, now_us)
   elseif algorithm == SLIDING_WINDOW then
-    return sliding_window.at(window_us, now_us)
+    loaded[algorithm] = loaded[algorithm] or new_sliding_window()
+    return loaded[algorithm].at(window_us, now_us)
   elseif algorithm == GCRA then
-    return gcra.at(limit, window_us, a, b, now_us)
+    loaded[algorithm] = loaded[algorithm] or new_gcra()
+    return loaded[algorithm].at(limit, window_us, a, b, now_us)
   end
   assert(algorithm == CONCURRENCY, "an algorithm from 0 to 4")
-  return concurrency.at(window_us, now_us)
+  loaded[algorithm] = loaded[algorithm] or new_concurrency()
+  return loaded[algorithm].at(window_us, now_us)
 end
 
 -- Returns the check that stands at `position`; windows: those known already, by their length.
@@ -40,18 +42,18 @@ function shape.check(packed, position, now_us, windows)
   local number, flags, limit, cost, window_us, a, b, c, births =
     unpack_bytes(">BBi8i8i8i8i8i8i8", packed, position)
   local at = at_now(number, now_us, windows, limit, window_us, a, b, c)
-  local has_births = has_flag(flags, 32)
+  local has_births = flags >= 32
   return {
     algorithm = at and at.algorithm,
     at = at,
     limit = limit,
     cost = cost,
-    is_shadow = has_flag(flags, 1),
-    is_quota = has_flag(flags, 2),
+    is_shadow = flags % 2 == 1,
+    is_quota = flags % 4 >= 2,
     -- A refused call holds no place.
-    counts_denied = has_flag(flags, 4) and number ~= CONCURRENCY,
-    is_joined = has_flag(flags, 8),
-    has_slot = has_flag(flags, 16),
+    counts_denied = flags % 8 >= 4 and number ~= CONCURRENCY,
+    is_joined = flags % 16 >= 8,
+    has_slot = flags % 32 >= 16,
     births = has_births and births or nil,
     key_count = has_births and 3 or 1,
     -- Whether charging it changes its counter.
@@ -81,7 +83,7 @@ function shape.parse(packed, now_us, windows)
     parsed.slot_bytes = parsed.slot_bytes + (check.has_slot and SLOT_LENGTH or 0)
     parsed.is_stale = parsed.is_stale or not check.at
     parsed.has_births = parsed.has_births or check.births ~= nil
-    parsed.has_sets = parsed.has_sets or check.algorithm == concurrency
+    parsed.has_sets = parsed.has_sets or (check.at and check.algorithm.is_set or false)
   end
   return parsed
 end

@@ -1,0 +1,58 @@
+--[[ births: at most so many new counters of a limit in a second; the others share one.
+
+  --- @include "lib/fixed_window"
+
+  A check with a cost above 0 on a key that is absent gives birth to it, if its request writes it.
+  Beyond so many in a second the check charges the overflow counter instead. What is charged there
+  stays there: a release or refund goes to the key's own counter. ]]
+-- Made when first needed, as most requests have no such bound.
+local function new_births(now_us)
+  local births = {}
+  local window = fixed_window.at(1000000, now_us)
+
+  local function is_present(counters, index, counter)
+    if counter.at.algorithm.is_set then
+      return counter.b.count > 0
+    end
+    return counter.is_dirty or counter.is_born or counters.states[index]
+  end
+
+  -- Returns the counter that a check charges, the count of births if it charges that too, and whether
+  -- it is the overflow counter; counter_at reads the one of a key.
+  function births.counter_of(counters, index, check, counter_at)
+    local counter = counter_at(counters, index, check.at)
+    if check.cost <= 0 or is_present(counters, index, counter) then
+      return counter, nil, false
+    end
+    local count = counter_at(counters, index + 1, window)
+    if count.a >= check.births then
+      return counter_at(counters, index + 2, check.at), nil, true
+    end
+    count.a = count.a + 1
+    counter.is_born = true
+    return counter, count, false
+  end
+
+  -- own, born: the counter of each check, and the count of births that it charged. A birth counts if
+  -- some check of the request writes the key.
+  function births.settle(checks, own, born, is_refused)
+    for i = 1, #checks do
+      local count = checks[i].births and born[i]
+      if count then
+        local is_written = false
+        for j = 1, #checks do
+          local is_charged = checks[j].spends and (checks[j].counts_denied or not is_refused)
+          is_written = is_written or (own[j] == own[i] and is_charged)
+        end
+        own[i].is_born = is_written
+        if is_written then
+          count.is_dirty = true
+        else
+          count.a = count.a - 1
+        end
+      end
+    end
+  end
+
+  return births
+end
