@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from ratelimitd import terminal
+from ratelimitd.cli_tests import play_tests
 from ratelimitd.errors import ConfigError, Finding, PolicyError
 from ratelimitd.policy.compile import Compiled, CompileOptions, compile_policy
 from ratelimitd.policy.dump import to_callers_table, to_table
@@ -160,11 +161,32 @@ def serve(flags: dict[str, str]) -> int:
             annotation=Annotated[
                 Path, typer.Argument(metavar="DIR", help="Directory of policy files.")
             ],
-        )
+        ),
+        inspect.Parameter(
+            "test",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                Path | None,
+                typer.Option("--test", metavar="TESTS", help="Play these tests, a file or many."),
+            ],
+        ),
+        inspect.Parameter(
+            "junit",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                Path | None,
+                typer.Option("--junit", metavar="FILE", help="Write their results as JUnit XML."),
+            ],
+        ),
     ],
 )
-def validate(directory: Path, flags: dict[str, str]) -> int:
-    """Check a policy: all errors with positions, or its limits."""
+def validate(directory: Path, test: Path | None, junit: Path | None, flags: dict[str, str]) -> int:
+    """Check a policy: all errors with positions, or its limits; play its tests."""
+    if junit is not None and test is None:
+        terminal.complain(NAME, ["--junit needs --test: there is nothing to write of"])
+        return terminal.EXIT_USAGE
     try:
         settings = load_policy_settings({**flags, options.POLICY.name: str(directory)}, os.environ)
     except ConfigError as error:
@@ -189,7 +211,7 @@ def validate(directory: Path, flags: dict[str, str]) -> int:
         typer.echo("\n" + "\n".join(map(terminal.printable, table)))
         found += ", " + terminal.count(len(compiled.callers.sans), "caller")
     typer.echo(f"\nNo errors. {found}, {compiled.policy.revision}")
-    return 0
+    return 0 if test is None else play_tests(test, junit, compiled.policy)
 
 
 def _compile(source: DirectorySource, settings: PolicySettings) -> Compiled:

@@ -54,8 +54,8 @@ function fixed_window.load(state, window)
   return used, true
 end
 
--- Adds `cost` to the counter, up to 2^53 - 1; below 0 it is a refund, floored at zero. Returns used before and after,
--- is_over: a refund never is; a cost of 0 asks whether the counter stands beyond the limit.
+-- Adds `cost` to the counter, up to 2^53 - 1; below 0 it is a refund, floored at zero. Returns used
+-- before and after, is_over: a refund never is; a cost of 0 asks whether it stands beyond the limit.
 function fixed_window.charge(counter, check)
   local before, cost = counter.a, check.cost
   local after = before + cost

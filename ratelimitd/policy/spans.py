@@ -16,6 +16,7 @@ _INSTANT = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?"
     r"([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
+_AFTER = re.compile(r"\+([0-9]{1,9})(?:\.([0-9]{1,6}))?([smhd])")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -57,3 +58,15 @@ def read_instant(node: MapNode, name: str, path: str, report: Report) -> int | N
         report.error(value, join_path(path, name), message)
         return None
     return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def read_after(value: Scalar, path: str, report: Report) -> int:
+    """Return a span behind a plus, as `+1.5s` or `+10m`, in microseconds; 0 if it is wrong."""
+    found = _AFTER.fullmatch(value.text)
+    if found is None:
+        message = f"{quote(value.text)} is no span; write `+1.5s`, `+10m`, `+6h` or `+2d`"
+        report.error(value, path, message)
+        return 0
+    whole, part, unit = found.groups()
+    fraction_us = int((part or "").ljust(6, "0") or 0)
+    return (int(whole) * US_PER_S + fraction_us) * _SECONDS[unit]

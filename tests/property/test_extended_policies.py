@@ -1,18 +1,50 @@
 """Policies with everything that is ours: they compile, are shown, and travel between processes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 
+import pytest
+import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
+from ratelimitd.decisions.facts import Facts
+from ratelimitd.decisions.options import DecisionOptions
+from ratelimitd.decisions.plan import Plan
+from ratelimitd.decisions.planning import make_plan
 from ratelimitd.errors import Finding, PolicyError
 from ratelimitd.policy.active import active_policy
 from ratelimitd.policy.compile import compile_policy
 from ratelimitd.policy.dump import to_document, to_rlconfig, to_table
+from ratelimitd.policy.model import Policy
 from ratelimitd.policy.transfer import compile_to_frames, load
+from ratelimitd.services.convert import from_rls_request
+from tests.model.limits import ModelStore
 from tests.property.extended import some_policy
+from tests.property.test_ready_extended import (
+    BOUNDS,
+    NOW_US,
+    SECRET,
+    some_message,
+    some_options,
+)
+from tests.support.scripted import ScriptedStore
+from tests.support.servers import Server
+
+
+@pytest.fixture(scope="module")
+def client(valkey9: Server) -> Iterator[redis.Redis]:
+    connected = valkey9.client()
+    yield connected
+    connected.flushall()
+
+
+@pytest.fixture(scope="module")
+def store(client: redis.Redis) -> ScriptedStore:
+    return ScriptedStore(client)
+
 
 # Two days in 2026, so that calendars and limits with an end have something to say.
 TIMES_US = (1_798_000_000_000_000, 1_780_000_000_000_000)
@@ -48,6 +80,37 @@ def test_spoiled_policy_has_findings_and_raises_nothing_else(seed: int) -> None:
         findings = error.findings
     # then
     assert findings is None or all(finding.message for finding in findings)
+
+
+@given(seed=st.integers(0, 2**63))
+def test_extended_policies_decide_as_the_model_does(
+    client: redis.Redis, store: ScriptedStore, seed: int
+) -> None:
+    # given ten policies, and a story for each
+    rng = Random(seed)
+    for _ in range(10):
+        client.flushall()
+        policy = compile_policy({"api.yaml": some_policy(rng)}).policy
+        options, model, now_us = some_options(rng), ModelStore(), NOW_US
+        for _ in range(3):
+            now_us += rng.choice((0, 1, 250_000, 3_000_000, -1_000_000, 86_400_000_000))
+            facts = Facts(now_us)
+            plans = [
+                plan
+                for _ in range(2)
+                if (plan := plan_of(policy, some_message(rng), options, facts)).checks
+            ]
+            # when
+            replies = store.check(plans, now_us) if plans else []
+            # then
+            assert replies == model.check(plans, now_us)
+
+
+def plan_of(
+    policy: Policy, message: rls_pb2.RateLimitRequest, options: DecisionOptions, facts: Facts
+) -> Plan:
+    active = active_policy(policy, facts.now_us).policy
+    return make_plan(active, from_rls_request(message, BOUNDS), options, SECRET, facts)
 
 
 def spoil(rng: Random, node: object) -> None:
