@@ -42,7 +42,7 @@ class Proxied:
 
 
 @contextmanager
-def proxied(  # noqa: PLR0913 - one argument for each thing that a test may choose
+def proxied(
     config: str | Path,
     policy: Path,
     store: str,
