@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Lock, Thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,17 +16,40 @@ class Seen:
     headers: dict[str, str]
 
 
+# A test that forgets to open the gate must not hang.
+GATE_PATIENCE_S = 30
+
+
 @dataclass(slots=True)
 class Backend:
-    """The running backend: `seen` grows by each request, `headers` go on every answer."""
+    """The running backend: `seen` grows by each request, `headers` and `body` go on every answer.
+
+    Requests are held while `gate` is shut. `in_flight` are those that have no answer yet, and
+    `peak` is the most there ever were.
+    """
 
     port: int
     seen: list[Seen] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b"hello\n"
+    gate: Event = field(default_factory=Event)
+    in_flight: int = 0
+    peak: int = 0
+    lock: Lock = field(default_factory=Lock)
 
     def paths(self) -> list[str]:
         """Return the paths of all requests so far, in order."""
         return [request.path for request in self.seen]
+
+    def hold(self) -> None:
+        """Pass one request through the gate; it counts as in flight until then."""
+        with self.lock:
+            self.in_flight += 1
+            self.peak = max(self.peak, self.in_flight)
+        self.gate.wait(GATE_PATIENCE_S)
+        # Before the answer: once Envoy has it, the next request may come.
+        with self.lock:
+            self.in_flight -= 1
 
 
 @contextmanager
@@ -39,7 +62,8 @@ def running_backend() -> Iterator[Backend]:
         def do_GET(self) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
             backend.seen.append(Seen(self.command, self.path, headers))
-            body = b"hello\n"
+            backend.hold()
+            body = backend.body
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             for name, value in backend.headers.items():
@@ -55,10 +79,12 @@ def running_backend() -> Iterator[Backend]:
 
     with Server(("127.0.0.1", 0), Handler) as server:
         backend = Backend(server.server_address[1])
+        backend.gate.set()
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
         try:
             yield backend
         finally:
+            backend.gate.set()
             server.shutdown()
             thread.join()

@@ -21,6 +21,8 @@ CONFIGURATIONS = Path(__file__).parents[2] / "clients" / "envoy"
 
 # The ports that every file of clients/envoy uses.
 PROXY_PORT, ADMIN_PORT, BACKEND_PORT, RATELIMITD_PORT = 10000, 9901, 8000, 8081
+# The port of ext_authz, which some of examples/recipes ask.
+AUTHZ_PORT = 9000
 
 # A slow moment of the test machine must not look like an absent daemon.
 PATIENCE = "10s"
@@ -65,17 +67,17 @@ def envoy_binary() -> str:
 
 
 def published_config(
-    name: str,
+    name: str | Path,
     *,
     backend_port: int,
     ratelimitd_port: int,
+    authz_port: int = AUTHZ_PORT,
     edits: Mapping[str, str] | None = None,
 ) -> str:
-    """Return clients/envoy/`name` on free ports, in front of the given backend and daemon.
+    """Return clients/envoy/`name`, or a file elsewhere, on free ports before the given servers.
 
-    `edits` are replacements in the file's text; each must occur in it. The stand-in backend of
-    the file gives way to the real one, and the time that Envoy waits for an answer becomes
-    PATIENCE.
+    `edits` are replacements in the file's text; each must occur in it. The stand-ins of the file
+    give way to the real servers, and the time that Envoy waits for an answer becomes PATIENCE.
     """
     text = (CONFIGURATIONS / name).read_text("utf-8")
     for old, new in (edits or {}).items():
@@ -83,14 +85,17 @@ def published_config(
         text = text.replace(old, new)
     config = yaml.safe_load(text)
     listeners = config["static_resources"]["listeners"]
-    listeners[:] = [listener for listener in listeners if listener["name"] != "stand_in_backend"]
+    listeners[:] = [one for one in listeners if not one["name"].startswith("stand_in_")]
+    text = yaml.safe_dump(config, sort_keys=False)
+    patient = re.sub(r"\btimeout: 0\.\d+s", f"timeout: {PATIENCE}", text)
     return on_ports(
-        yaml.safe_dump(config, sort_keys=False).replace("timeout: 0.1s", f"timeout: {PATIENCE}"),
+        patient,
         {
             PROXY_PORT: 0,
             ADMIN_PORT: 0,
             BACKEND_PORT: backend_port,
             RATELIMITD_PORT: ratelimitd_port,
+            AUTHZ_PORT: authz_port,
         },
     )
 

@@ -10,7 +10,7 @@ import httpx
 
 from tests.support.backend import Backend, running_backend
 from tests.support.daemon import Daemon, running_daemon
-from tests.support.envoy import Envoy, published_config, running_envoy
+from tests.support.envoy import AUTHZ_PORT, Envoy, published_config, running_envoy
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "policy"
 YEAR_S = 365 * 86_400
@@ -43,7 +43,7 @@ class Proxied:
 
 @contextmanager
 def proxied(
-    config: str,
+    config: str | Path,
     policy: Path,
     store: str,
     directory: Path,
@@ -51,17 +51,22 @@ def proxied(
     flags: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     edits: Mapping[str, str] | None = None,
+    authz_port: int = AUTHZ_PORT,
 ) -> Iterator[Proxied]:
     """Run clients/envoy/`config` in front of a daemon that serves `policy` from `store`.
 
-    `edits` are replacements in the text of the configuration.
+    `config` may be a path elsewhere. `edits` are replacements in its text.
     """
     with (
         running_backend() as backend,
         running_daemon(policy, store, directory, flags=flags, env=env) as daemon,
     ):
         text = published_config(
-            config, backend_port=backend.port, ratelimitd_port=daemon.grpc_port, edits=edits
+            config,
+            backend_port=backend.port,
+            ratelimitd_port=daemon.grpc_port,
+            authz_port=authz_port,
+            edits=edits,
         )
         with (
             running_envoy(text, directory) as envoy,
