@@ -3,6 +3,7 @@
 Rules:
 - A rule whose limits are all away and that has none below it does not exist: what else fits an
   entry, such as a rule for any value, applies. With rules below it, it only leads to them.
+- So is a rule that only led to what is away now: left alone it would be a whitelist.
 - What has no times is shared, not copied.
 """
 
@@ -35,7 +36,8 @@ def active_policy(policy: Policy, now_us: int) -> Active:
         if domain.root.has_times:
             changes += [at for at in _changes(domain.root) if at > now_us]
             root = _active_node(domain.root, now_us)
-            assert root is not None, "the root is no rule"
+            # The root is no rule: a domain of which nothing exists is a domain without rules.
+            root = root or replace(domain.root, exact={}, wildcards=())
             domains[name] = replace(domain, root=root)
             is_changed = True
     until_us = min(changes, default=None)
@@ -71,7 +73,7 @@ def _active_node(node: Node, now_us: int) -> Node | None:
         if found is not None:
             exact[name] = found
     limits = tuple(limit for limit in node.limits if exists_at(limit, now_us))
-    if node.limits and not limits and not exact:
+    if not limits and not exact:
         return None
     wildcards = tuple(
         Wildcard(wildcard.pieces, exact[wildcard.node.name])

@@ -80,3 +80,39 @@ def test_policy_with_a_calendar_lasts_until_its_next_period() -> None:
     active = active_policy(policy_of(text), at("2026-12-31T12:00:00"))
     # then
     assert active.until_us == at("2026-12-31T23:00:00")
+
+
+def test_rule_that_only_leads_to_limits_that_are_away_does_not_exist() -> None:
+    # given a rule without a limit of its own, which must not turn into a whitelist
+    away = "{key: path, rate_limit: {unit: day, requests_per_unit: 1, until: 2027-01-01T00:00:00Z}}"
+    policy = policy_of(
+        "domain: api\non_no_match: deny\ndescriptors:\n"
+        f"  - {{key: tenant, value: gold, descriptors: [{away}]}}\n"
+        "  - {key: tenant, rate_limit: {unit: day, requests_per_unit: 7}}\n"
+        f"  - {{key: user, descriptors: [{away}]}}\n"
+        f"  - {{key: 'u*', descriptors: [{away}]}}\n"
+        "  - {key: open}\n"
+    )
+    # when
+    before = active_policy(policy, at("2026-12-31T23:59:59")).policy
+    after = active_policy(policy, at("2027-01-01T00:00:00")).policy
+    # then
+    assert amount(before, ("tenant", "gold")) is None
+    assert amount(after, ("tenant", "gold")) == 7
+    assert match(before.domains["api"], [("user", "a")]).node is not None
+    found = match(after.domains["api"], [("user", "a")])
+    assert (found.node, found.is_whitelisted) == (None, False)
+    assert match(after.domains["api"], [("open", "a")]).is_whitelisted
+
+
+def test_domain_whose_limits_are_all_away_stays_without_rules() -> None:
+    text = (
+        "domain: api\non_no_match: deny\ndescriptors: [{key: a, rate_limit: "
+        "{unit: day, requests_per_unit: 1, from: 2027-01-01T00:00:00Z}}]"
+    )
+
+    active = active_policy(policy_of(text), at("2026-12-31T23:59:59"))
+
+    assert active.policy.domains["api"].root.exact == {}
+    assert amount(active.policy, ("a", "1")) is None
+    assert active.until_us == at("2027-01-01T00:00:00")
