@@ -86,7 +86,8 @@ class Planner:
         self.facts = facts
         self._options = options
         self._bounds = bounds
-        self._directory: Directory = directory or NoDirectory()
+        # An empty one counts as false.
+        self._directory: Directory = NoDirectory() if directory is None else directory
         # A text of so many characters is within the bound whatever they are.
         self._short = bounds.max_text_bytes // 4
         self._known: dict[tuple[object, ...], _Known] = {}
@@ -136,11 +137,10 @@ class Planner:
         get = self._directory.get
         for field, record in ready.subjects:
             found = get(field)
-            if found is UNKNOWN:
-                # Forgotten, and to be asked for again; or nobody ever knew.
-                if field not in ready.missing:
-                    return False
-            elif found is not record or field in ready.missing:
+            # Forgotten, and to be asked for again; or known now; or another one.
+            if (found is UNKNOWN) is not (field in ready.missing):
+                return False
+            if found is not UNKNOWN and found is not record:
                 return False
         return True
 

@@ -146,7 +146,7 @@ async def start(tmp_path: Path, data_plane: str) -> AsyncIterator[Start]:
                 now_us=lambda: clock_us[0],
                 deny_cache=DenyCache(deny_cache_bytes),
                 local=LocalCounters(1, lambda: clock_us[0]),
-                directory=directory or NoDirectory(),
+                directory=NoDirectory() if directory is None else directory,
                 wall_us=wall_us,
             )
             hot_path = HotPath(service, DEFAULT_DEADLINE_S) if data_plane == "h2" else None

@@ -35,6 +35,9 @@ class Registry:
         self.questions: list[Collection[str]] = []
         self.waiting: list[OnRead] = []
 
+    def __len__(self) -> int:
+        return 0
+
     def get(self, field: str) -> Cached:
         return self.records.get(field, UNKNOWN)
 
