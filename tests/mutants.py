@@ -15,7 +15,7 @@ from tests.lua.mutants import LUA_MUTANTS
 from tests.support.mutant import Mutant
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMEOUT_S = 600
+TIMEOUT_S = 1200
 COPIED = ("ratelimitd", "quotas", "lua", "tests", "proto", "examples", "pyproject.toml")
 
 DECISION_TESTS = ("tests/unit/decisions",)

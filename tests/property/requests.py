@@ -1,5 +1,6 @@
 """Random requests against counters of every algorithm, and random steps of the clock."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -43,10 +44,13 @@ def border_us(number: int) -> int:
     return number * DAY_US + number % 3 * 3_600_000_000
 
 
+KINDS = ("fixed", "calendar", "sliding", "gcra", "places")
+
+
 @st.composite
-def limits(draw: st.DrawFn) -> Limit:
+def limits(draw: st.DrawFn, kinds: Sequence[str] = KINDS) -> Limit:
     """Draw a limit: its window decides which counters it can meet."""
-    match draw(st.sampled_from(["fixed", "calendar", "sliding", "gcra", "places"])):
+    match draw(st.sampled_from(kinds)):
         case "fixed":
             made = limit_of(
                 draw(amounts), draw(st.sampled_from([Unit.MINUTE, Unit.SECOND, Unit.YEAR]))
@@ -70,9 +74,9 @@ def limits(draw: st.DrawFn) -> Limit:
 
 
 @st.composite
-def checks(draw: st.DrawFn, *, has_births: bool = True) -> Check:
+def checks(draw: st.DrawFn, *, has_births: bool = True, kinds: Sequence[str] = KINDS) -> Check:
     """Draw one check on one of two counters of its kind."""
-    limit = draw(limits())
+    limit = draw(limits(kinds))
     value = draw(st.sampled_from("aab"))
     calendar = "calendar-" if limit.calendar else ""
     periods = None
@@ -133,6 +137,13 @@ class Moment(NamedTuple):
 def moments(draw: st.DrawFn) -> Moment:
     """Draw what is asked at once, and when."""
     return Moment(draw(steps), draw(st.lists(plans(), min_size=1, max_size=3)))
+
+
+@st.composite
+def lone_moments(draw: st.DrawFn, kind: str) -> Moment:
+    """Draw one request of one check."""
+    check = draw(checks(has_births=False, kinds=[kind]))
+    return Moment(draw(st.one_of(st.just(0), steps)), [plan_of(check)])
 
 
 History = list[Moment]

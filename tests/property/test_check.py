@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from ratelimitd.decisions.plan import Check, Plan, Reply
 from ratelimitd.policy.model import Algorithm
 from tests.model.limits import ModelStore, counts_denied
-from tests.property.requests import NOW_US, History, Moment, checks, dump, histories, plans
+from tests.property.requests import (
+    KINDS,
+    NOW_US,
+    History,
+    Moment,
+    checks,
+    dump,
+    histories,
+    lone_moments,
+    plans,
+)
 from tests.support.plans import check_of, limit_of, places_of, plan_of
 from tests.support.scripted import ScriptedStore
 from tests.support.servers import Server
@@ -48,10 +58,22 @@ def store(client: redis.Redis) -> ScriptedStore:
     return ScriptedStore(client)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data())
+def test_check_of_one_algorithm_equals_the_model(
+    client: redis.Redis, store: ScriptedStore, kind: str, data: st.DataObject
+) -> None:
+    assert_as_the_model(client, store, data.draw(st.lists(lone_moments(kind), max_size=10)))
+
+
 @given(histories)
 def test_check_equals_the_model(
     client: redis.Redis, store: ScriptedStore, history: History
 ) -> None:
+    assert_as_the_model(client, store, history)
+
+
+def assert_as_the_model(client: redis.Redis, store: ScriptedStore, history: History) -> None:
     # given
     client.flushall()
     model, now_us = ModelStore(), NOW_US
