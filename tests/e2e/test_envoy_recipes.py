@@ -154,8 +154,13 @@ def test_tokens_of_a_response_without_a_price_are_free(store: Server, tmp_path: 
 
 
 def test_concurrency_admits_so_many_in_flight(store: Server, tmp_path: Path) -> None:
-    # given: the backend does not answer
-    with running_recipe("concurrency", store.url, tmp_path) as run, ThreadPoolExecutor(9) as pool:
+    # given: an Envoy that leaves an id as the client sent it, and a backend that does not answer
+    line = "use_remote_address: true\n"
+    trusting = {line: f"{line}{' ' * 16}preserve_external_request_id: true\n"}
+    with (
+        running_recipe("concurrency", store.url, tmp_path, envoy_edits=trusting) as run,
+        ThreadPoolExecutor(9) as pool,
+    ):
         run.backend.gate.clear()
         held = [pool.submit(ask, run, "alice", "same-id") for _ in range(2)]
         wait_for(lambda: run.backend.in_flight == 2, "two in flight")

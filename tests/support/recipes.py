@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
+from tests.support.envoy import AUTHZ_PORT
 from tests.support.proxied import Proxied, proxied, write_policy
 
 RECIPES = Path(__file__).parents[2] / "examples" / "recipes"
 NAMES = sorted(path.name for path in RECIPES.iterdir())
-
-AUTHZ_PORT = 9000
 
 
 @contextmanager
@@ -25,12 +24,13 @@ def running_recipe(
     *,
     policy: str = "",
     edits: Mapping[str, str] | None = None,
+    envoy_edits: Mapping[str, str] | None = None,
     flags: Sequence[str] = (),
     authz_port: int = AUTHZ_PORT,
 ) -> Iterator[Proxied]:
     """Run a recipe's Envoy on its policy, or another one, until the block ends.
 
-    `edits` are replacements in the policy's text; each must occur in it.
+    `edits` are replacements in the policy's text, `envoy_edits` in the Envoy's; each must occur.
     """
     text = policy or (RECIPES / name / "policy.yaml").read_text("utf-8")
     for old, new in (edits or {}).items():
@@ -38,7 +38,9 @@ def running_recipe(
         text = text.replace(old, new)
     where = write_policy(directory / "policy", text)
     config = RECIPES / name / "envoy.yaml"
-    with proxied(config, where, store, directory, flags=flags, authz_port=authz_port) as run:
+    with proxied(
+        config, where, store, directory, flags=flags, edits=envoy_edits, authz_port=authz_port
+    ) as run:
         yield run
 
 
