@@ -23,6 +23,7 @@ descriptors:
   - {key: free, rate_limit: {unlimited: true}}
   - {key: path, rate_limit: {name: per-path, unit: minute, requests_per_unit: 1000}}
   - {key: own, rate_limit: {name: own, unit: day, requests_per_unit: 3, count_denied: false}}
+  - {key: odd, rate_limit: {name: "\\x03", unit: day, requests_per_unit: 1}}
   - {key: quota, quota_mode: true, rate_limit: {name: quota, unit: year, requests_per_unit: 0}}
 """
 
@@ -55,6 +56,12 @@ cases:
   - {name: nothing is let in, descriptors: [{none: x}], expect: {retry_after: never}}
   - {name: no rule matches, descriptors: [{other: x}], expect: {verdict: ok, remaining: 0}}
   - {name: nothing is counted, descriptors: [{free: x}], repeat: 3, expect: {admitted: 3, remaining: 4294967295}}
+  - name: a status without a limit has no say beside one
+    steps:
+      - {descriptors: [{other: x}, {path: x}, {free: x}], expect: {remaining: 999, rule: per-path}}
+  - name: a tier is that of the descriptor with a subject
+    steps:
+      - {descriptors: [{path: x}, {tenant: a}], subject: {tier: pro}, repeat: 3, expect: {retry_after: 0.25}}
   - name: many repeats are as many requests
     steps:
       - {descriptors: [{path: x}, {path: y}], repeat: 1203, expect: {admitted: 1000, remaining: 0}}
@@ -80,6 +87,7 @@ cases:
       - {descriptors: [{tenant: a}], expect: {verdict: over_limit, rule: everybody, remaining: 9}}
       - {descriptors: [{none: a}], time: +1.5s, repeat: 3, expect: {admitted: 2, retry_after: 7}}
       - {descriptors: [{other: a}], expect: {rule: "\\x02", retry_after: 0}}
+      - {descriptors: [{odd: a}], expect: {rule: odd}}
   - {name: right, descriptors: [{tenant: a}], expect: {verdict: ok}}
 """
 
@@ -94,6 +102,8 @@ step 2, {file}:7, at 2026-01-01T00:00:01.500000Z
 step 3, {file}:8, at 2026-01-01T00:00:01.500000Z
   rule         expected \\x02  got no rule
   retry_after  expected 0 s   got no refusal
+step 4, {file}:9, at 2026-01-01T00:00:01.500000Z
+  rule  expected odd  got \\x03
 """
 
 MESSAGE = "step 1: verdict: expected over_limit, got ok"
@@ -116,8 +126,42 @@ def test_cases_see_what_the_scripts_decide(tmp_path: Path) -> None:
     results, told, _ = played(tmp_path / "t.yaml", PASSING)
     # then
     assert list(chain.from_iterable(map(to_lines, results.played))) == []
-    assert len(results.played) == 10
+    assert len(results.played) == 12
     assert told == results.played
+
+
+def test_what_no_rule_matches_may_be_refused(tmp_path: Path) -> None:
+    # given
+    policy = policy_of("domain: api\non_no_match: deny\ndescriptors: [{key: k}]")
+    path = tmp_path / "t.yaml"
+    path.write_text(
+        "domain: api\ncases:\n"
+        "  - {name: a, descriptors: [{x: y}], repeat: 3, expect: {admitted: 3, verdict: over_limit}}"
+    )
+    # when
+    results = play(read_files(path, policy), policy, lambda _: None, lambda _: None)
+    # then
+    (failed,) = results.played[0].failed
+    assert failed.differences == (("admitted", "3", "0"),)
+
+
+def test_counters_live_by_the_time_of_the_test(tmp_path: Path) -> None:
+    # given a window that ends in a microsecond, and far more time that passes here
+    step = "      - {descriptors: [{path: y}], repeat: 100}\n"
+    text = f"""
+domain: api
+cases:
+  - name: a
+    steps:
+      - {{time: +59.999999s, descriptors: [{{path: x}}], repeat: 1000}}
+{step * 50}
+      - {{descriptors: [{{path: x}}], expect: {{verdict: over_limit}}}}
+      - {{time: +0.000001s, descriptors: [{{path: x}}], expect: {{remaining: 999}}}}
+"""
+    # when
+    results, _, _ = played(tmp_path / "t.yaml", text)
+    # then
+    assert results.failed == 0
 
 
 def test_repeats_are_asked_many_at_once(tmp_path: Path) -> None:
