@@ -135,7 +135,8 @@ def test_sliding_window_of_a_year_and_more_is_weighed_exactly(
     # given a rest of the window whose weight is hardly more, or less, than a whole number
     window_us = (400 * 86_400 + 1) * 1_000_000
     step = gcd(window_us, 2**20)
-    rest_us = beyond * pow(2**20 // step, -1, window_us // step) % (window_us // step)
+    part_us = window_us // step
+    rest_us = window_us - part_us + beyond * pow(2**20 // step, -1, part_us) % part_us
     check = check_of(sliding_of(2**32 - 1, window_us), cost=0)
     end_us = (NOW_US // window_us + 1) * window_us
     client.set(check.key, b"%d:0:%d" % (end_us - window_us, 2**20))
