@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from fractions import Fraction
+from math import ceil, gcd
 
 import pytest
 import redis
@@ -124,6 +126,24 @@ def test_sliding_window_waits_for_its_own_count_in_the_next_window(store: Script
     refused = ask(store, check._replace(cost=1), NOW_US + 1_000_000)
     # then a quarter of the next window must pass too
     assert refused.retry_after_us == 59_000_000 + 15_000_000
+
+
+@pytest.mark.parametrize("beyond", [1, 2, 5, -1, -2, -5])
+def test_sliding_window_of_a_year_and_more_is_weighed_exactly(
+    client: redis.Redis, store: ScriptedStore, beyond: int
+) -> None:
+    # given a rest of the window whose weight is hardly more, or less, than a whole number
+    window_us = (400 * 86_400 + 1) * 1_000_000
+    step = gcd(window_us, 2**20)
+    part_us = window_us // step
+    rest_us = window_us - part_us + beyond * pow(2**20 // step, -1, part_us) % part_us
+    check = check_of(sliding_of(2**32 - 1, window_us), cost=0)
+    end_us = (NOW_US // window_us + 1) * window_us
+    client.set(check.key, b"%d:0:%d" % (end_us - window_us, 2**20))
+    # when
+    result = ask(store, check, end_us - rest_us)
+    # then
+    assert result.used_before == ceil(Fraction(rest_us * 2**20, window_us))
 
 
 @pytest.mark.parametrize(
