@@ -81,7 +81,7 @@ def test_calendar_without_a_period_for_now_decides_nothing(
     replies = store.check(plans, NOW_US + at_us)
     # then
     nothing = CheckResult(False, 0, 0, 0, 0, 0)
-    assert replies[1] == Reply(NOW_US + at_us, False, (nothing, nothing), is_stale=True)
+    assert replies[1] == Reply(NOW_US + at_us, True, (nothing, nothing), is_stale=True)
     assert [result.used_final for result in replies[2].results] == [2, 2]
     assert sorted(client.zrange(place.key, 0, -1)) == [A, C]
     assert client.dbsize() == 2
