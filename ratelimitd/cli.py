@@ -1,7 +1,8 @@
 """The daemon's command line: dev, serve, validate.
 
 Exit codes: 0 done; 1 it could not be done (errors in the policy, a port in use, a directory that
-cannot be written); 2 the flags or variables are wrong. The reason is on stderr, a line for each.
+cannot be written, a test of the policy); 2 the flags or variables are wrong, or no test could be
+played. The reason is on stderr, a line for each.
 """
 
 import inspect
@@ -168,7 +169,11 @@ def serve(flags: dict[str, str]) -> int:
             default=None,
             annotation=Annotated[
                 Path | None,
-                typer.Option("--test", metavar="TESTS", help="Play these tests, a file or many."),
+                typer.Option(
+                    "--test",
+                    metavar="TESTS",
+                    help="Play these tests: a file, or a directory of them.",
+                ),
             ],
         ),
         inspect.Parameter(
@@ -184,6 +189,8 @@ def serve(flags: dict[str, str]) -> int:
 )
 def validate(directory: Path, test: Path | None, junit: Path | None, flags: dict[str, str]) -> int:
     """Check a policy: all errors with positions, or its limits; play its tests."""
+    # With tests, 1 says that they were played and failed.
+    failed = terminal.EXIT_FAILED if test is None else terminal.EXIT_USAGE
     if junit is not None and test is None:
         terminal.complain(NAME, ["--junit needs --test: there is nothing to write of"])
         return terminal.EXIT_USAGE
@@ -199,10 +206,10 @@ def validate(directory: Path, test: Path | None, junit: Path | None, flags: dict
         _show_findings(directory, "", error.findings)
         found = terminal.count(len(error.findings), "error")
         terminal.complain(NAME, [f"{found}; nothing of it would be served"])
-        return terminal.EXIT_FAILED
+        return failed
     except ConfigError as error:
         terminal.complain(NAME, str(error).splitlines())
-        return terminal.EXIT_FAILED
+        return failed
     _show_findings(directory, "warning: ", compiled.warnings)
     typer.echo("\n".join(map(terminal.printable, to_table(compiled.policy))))
     found = terminal.count(len(compiled.policy.domains), "domain")

@@ -19,6 +19,7 @@ TIMEOUT_S = 1200
 COPIED = ("ratelimitd", "quotas", "lua", "tests", "proto", "examples", "pyproject.toml")
 
 DECISION_TESTS = ("tests/unit/decisions",)
+SUBJECT_TESTS = ("tests/services/test_subjects.py",)
 READY_TESTS = ("tests/property/test_ready_plans.py",)
 CALLER_TESTS = (
     *("tests/unit/policy/test_callers.py", "tests/unit/policy/test_callers_file.py"),
@@ -37,6 +38,63 @@ MUTANTS = (
         "-(-time_us // US_PER_S)",
         "time_us // US_PER_S",
         DECISION_TESTS,
+    ),
+    Mutant(
+        "a directory that knows nobody is not asked",
+        "ratelimitd/services/planner.py",
+        "NoDirectory() if directory is None else directory",
+        "directory or NoDirectory()",
+        SUBJECT_TESTS,
+    ),
+    Mutant(
+        "a plan is kept when the record behind it changed",
+        "ratelimitd/services/planner.py",
+        "            if (found is UNKNOWN) is not (field in ready.missing):\n"
+        "                return False\n",
+        "",
+        SUBJECT_TESTS,
+    ),
+    Mutant(
+        "a tier entry is believed though it is not trusted",
+        "ratelimitd/decisions/who.py",
+        "if subjects.trusts_tier_entry and (",
+        "if (",
+        DECISION_TESTS,
+    ),
+    Mutant(
+        "an unknown tier has a counter of its own",
+        "ratelimitd/decisions/recipe.py",
+        "return tier if tier in limit.tiers else DEFAULT_TIER",
+        "return tier or DEFAULT_TIER",
+        DECISION_TESTS,
+    ),
+    Mutant(
+        "the shortest wait of several refusals is told",
+        "ratelimitd/decisions/fold.py",
+        "return max(refusals, key=lambda status: longest(status.wait_us))",
+        "return min(refusals, key=lambda status: longest(status.wait_us))",
+        DECISION_TESTS,
+    ),
+    Mutant(
+        "a slot of the deny cache refuses concurrency",
+        DENY_CACHE,
+        "return limit.algorithm is not Algorithm.CONCURRENCY and not limit.counts_denied",
+        "return not limit.counts_denied",
+        DECISION_TESTS,
+    ),
+    Mutant(
+        "a period that is stale is not asked again",
+        "ratelimitd/services/hot_path.py",
+        "answer.is_stale and not is_again",
+        "False",
+        SUBJECT_TESTS,
+    ),
+    Mutant(
+        "a limit lasts beyond its end",
+        "ratelimitd/policy/active.py",
+        "limit.until_us is None or now_us < limit.until_us",
+        "limit.until_us is None or now_us <= limit.until_us",
+        ("tests/unit/policy/test_active.py",),
     ),
     Mutant(
         "the deny cache refuses smaller costs",
@@ -118,15 +176,15 @@ MUTANTS = (
     Mutant(
         "the short way shows no values in metrics",
         "ratelimitd/services/planner.py",
-        " or steps[-1][0].needs_metric_walk",
+        "not node.needs_metric_walk and ",
         "",
         READY_TESTS,
     ),
     Mutant(
         "the common answer hides what shadow limits say",
         "ratelimitd/services/ready_plan.py",
-        "            if result[0]:\n                return None\n",
-        "            pass\n",
+        "            if result[0] or result[6]:\n",
+        "            if result[6]:\n",
         READY_TESTS,
     ),
     Mutant(

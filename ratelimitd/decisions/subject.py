@@ -100,6 +100,7 @@ class Blocks:
     """All blocks in force, immutable; `keys` are, for each domain, the keys of blocked entries.
 
     A domain or key that is not in `keys` has no blocked entry, so nothing need be looked up.
+    The name of an entry does not tell a key of more than MAX_VALUE_BYTES: that is the empty one.
     """
 
     keys: Mapping[str, frozenset[str]] = field(default_factory=dict)

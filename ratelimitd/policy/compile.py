@@ -85,7 +85,7 @@ def compile_policy(
             _read_file(root, report, state)
     by_file = {report.file: report for report in reports}
     gathered = {
-        name: gather(draft.level.exact, draft.settings.subjects, by_file)
+        name: gather(draft.level.exact, draft.settings, by_file)
         for name, draft in state.domains.items()
     }
     if callers is not None:

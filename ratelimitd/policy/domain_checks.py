@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from ratelimitd.policy.model import Calendar, Limit, Node, Position, Scope, Subjects
+from ratelimitd.policy.domain_settings import DomainSettings
+from ratelimitd.policy.model import Calendar, Limit, Node, Position, Scope
 from ratelimitd.policy.report import Report, quote
 
 
@@ -20,9 +21,10 @@ class Gathered(NamedTuple):
 
 
 def gather(
-    exact: Mapping[str, Node], subjects: Subjects | None, reports: Mapping[str, Report]
+    exact: Mapping[str, Node], settings: DomainSettings, reports: Mapping[str, Report]
 ) -> Gathered:
     """Return what the limits below use; reports by their file what they miss."""
+    subjects = settings.subjects
     nodes = list(_nodes(exact))
     slots: dict[str, Position] = {}
     calendars: set[Calendar] = set()
@@ -30,6 +32,7 @@ def gather(
         for limit in node.limits:
             if limit.slot:
                 slots.setdefault(limit.slot, limit.position)
+                _check_slot(limit, settings, reports)
             if limit.calendar is not None:
                 calendars.add(limit.calendar)
             if subjects is None and (limit.tiers or limit.scope is Scope.TIER):
@@ -47,6 +50,20 @@ def gather(
             reports[node.position.file].error(node.position, f"{node.rule}", message)
     hidden = frozenset(node.key for node in nodes if node.is_sensitive)
     return Gathered(frozenset(taken), frozenset(calendars), hidden)
+
+
+def _check_slot(limit: Limit, settings: DomainSettings, reports: Mapping[str, Report]) -> None:
+    """Report a slot that takes out an entry which the domain needs for something else."""
+    subjects = settings.subjects
+    needed = {settings.partition_by: "`partition_by`"}
+    if subjects is not None:
+        needed |= {subjects.key: "the key of `subjects`", subjects.tier: "the tier entry"}
+    if limit.slot in needed:
+        message = (
+            f"its slot {quote(limit.slot)} is also {needed[limit.slot]}; name an entry that "
+            "tells one request from another, as `slot: request_id`"
+        )
+        reports[limit.position.file].error(limit.position, limit.rule, message)
 
 
 def _report_no_subjects(limit: Limit, reports: Mapping[str, Report]) -> None:

@@ -54,7 +54,19 @@ def read_settings(
         if known not in (None, said) or is_late:
             report.error(root.key(one.name), one.name, _about_other(one.name, domain))
         after = replace(after, **{one.name: said})
+    _check_partition(root, after, report)
     return after
+
+
+def _check_partition(root: MapNode, after: DomainSettings, report: Report) -> None:
+    """Report a partition by an entry that is taken out before anybody looks at it."""
+    subjects = after.subjects
+    if subjects is None or not subjects.tier or after.partition_by != subjects.tier:
+        return
+    at = root.key("partition_by") or root.key("subjects")
+    if at is not None:
+        message = f"is {quote(subjects.tier)} as is the tier entry, which is taken out before"
+        report.error(at, at.text, f"{message}; name another entry")
 
 
 def _about_other(name: str, domain: str) -> str:

@@ -7,7 +7,7 @@ Rules:
 
 import json
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from ratelimitd.json_value import JsonObject, JsonValue
 from ratelimitd.policy.callers import Callers, Names
@@ -23,6 +23,7 @@ from ratelimitd.policy.model import (
 )
 
 US_PER_S = 1_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SPANS = (("days", 86_400), ("hours", 3_600), ("minutes", 60))
 
 
@@ -150,7 +151,8 @@ def modes(limit: Limit) -> list[str]:
 def _instant(time_us: int | None) -> str:
     if time_us is None:
         return ""
-    return datetime.fromtimestamp(time_us / US_PER_S, UTC).isoformat().replace("+00:00", "Z")
+    moment = _EPOCH + timedelta(microseconds=time_us)
+    return moment.isoformat().replace("+00:00", "Z")
 
 
 def _listed(names: Names) -> str:

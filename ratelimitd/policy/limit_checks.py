@@ -29,20 +29,28 @@ _NEEDS = {
     "calendar": Algorithm.FIXED_WINDOW,
 }
 
+_ABOUT_COUNTING = (
+    *("window", "calendar", "timezone", "anchor_day", "burst", "max_debt"),
+    *("scope", "slot", "slot_ttl", "max_new_keys_per_second"),
+)
+
 
 def check_limit(limit: Limit, node: MapNode, path: str, report: Report) -> Limit:
     """Return the limit; what does not go together is reported, and left out."""
+    if limit.from_us is not None and limit.until_us is not None and limit.until_us <= limit.from_us:
+        report.error(node.get("until"), f"{path}.until", "is not after `from`")
     if limit.is_unlimited:
-        return limit
+        _check_unlimited(limit, node, path, report)
+        return replace(limit, max_new_keys_per_second=0)
     for name, algorithm in _NEEDS.items():
         if value_of(node, name) is not None and limit.algorithm is not algorithm:
             if name == "calendar" and limit.algorithm is Algorithm.CONCURRENCY:
                 continue  # reported with the window
             message = f"needs `algorithm: {algorithm}`, not {limit.algorithm}"
             report.error(node.key(name), f"{path}.{name}", message)
-    if limit.from_us is not None and limit.until_us is not None and limit.until_us <= limit.from_us:
-        report.error(node.get("until"), f"{path}.until", "is not after `from`")
-    _check_scope(limit, node, path, report)
+    if limit.scope is not Scope.SUBJECT:
+        _check_shared(limit, node, path, report)
+        limit = replace(limit, max_new_keys_per_second=0)  # `defaults` may bound the others
     if limit.algorithm is Algorithm.GCRA:
         return _check_gcra(limit, node, path, report)
     limit = replace(limit, burst=None, max_debt=None)
@@ -57,9 +65,15 @@ def check_limit(limit: Limit, node: MapNode, path: str, report: Report) -> Limit
     return limit
 
 
-def _check_scope(limit: Limit, node: MapNode, path: str, report: Report) -> None:
-    if limit.scope is Scope.SUBJECT:
-        return
+def _check_unlimited(limit: Limit, node: MapNode, path: str, report: Report) -> None:
+    """Report what is about counting, of a limit that counts nothing."""
+    names = [name for name in _ABOUT_COUNTING if value_of(node, name) is not None]
+    for name in [*names, "requests_per_unit"] if limit.tiers else names:
+        message = "cannot be given with `unlimited: true`; remove one of them"
+        report.error(node.key(name), f"{path}.{name}", message)
+
+
+def _check_shared(limit: Limit, node: MapNode, path: str, report: Report) -> None:
     if value_of(node, "max_new_keys_per_second") is not None:
         message = f"has no meaning with `scope: {limit.scope}`, whose counters are few"
         report.error(

@@ -40,6 +40,10 @@ UNITS = {unit.name: unit for unit in (Unit.SECOND, Unit.MINUTE, Unit.HOUR, Unit.
 }
 """By upper-case name, shortest window first."""
 
+# In the zone database of many machines, and no zones of IANA: each machine's own, or with leap
+# seconds that no clock here counts.
+_NO_ZONES = ("localtime", "posixrules", "posix/", "right/")
+
 CALENDAR_UNITS = (Unit.DAY, Unit.WEEK, Unit.MONTH, Unit.YEAR)
 
 MAX_WINDOW_S = 366 * 86_400
@@ -144,13 +148,15 @@ def _read_window(
     is_unlimited: bool,
 ) -> tuple[Unit, int, Calendar | None]:
     """Return unit, window and calendar, of which a limit gives what its algorithm takes."""
-    if algorithm is Algorithm.CONCURRENCY and not is_unlimited:
-        for name in ("unit", "window", "calendar"):
+    if is_unlimited:
+        return _read_unit(node, key, path, report, is_unlimited=True), 0, None
+    if algorithm is Algorithm.CONCURRENCY:
+        for name in ("unit", "window", "calendar", "timezone", "anchor_day"):
             if value_of(node, name) is not None:
                 message = "has no meaning for concurrency, which counts what is in flight"
                 report.error(node.key(name), f"{path}.{name}", message)
         return Unit.UNKNOWN, 0, None
-    if value_of(node, "window") is not None and not is_unlimited:
+    if value_of(node, "window") is not None:
         if value_of(node, "unit") is not None:
             message = "stands beside `unit`; give one of them"
             report.error(node.key("window"), f"{path}.window", message)
@@ -158,7 +164,7 @@ def _read_window(
         window_us = window_us or WINDOW_US[Unit.SECOND]
         named = next((unit for unit, us in WINDOW_US.items() if us == window_us), Unit.UNKNOWN)
         return named, window_us, _read_calendar(node, path, report, Unit.UNKNOWN)
-    unit = _read_unit(node, key, path, report, is_unlimited=is_unlimited)
+    unit = _read_unit(node, key, path, report, is_unlimited=False)
     calendar = _read_calendar(node, path, report, unit)
     if calendar is not None:
         return unit, _SHORTEST_US[unit], calendar
@@ -191,8 +197,10 @@ def _read_timezone(node: MapNode, path: str, report: Report) -> str:
     if not name:
         return "UTC"
     try:
-        ZoneInfo(name)
+        is_zone = bool(ZoneInfo(name)) and not name.startswith(_NO_ZONES)
     except (KeyError, OSError, ValueError):
+        is_zone = False
+    if not is_zone:
         message = f"{quote(name)} is no IANA time zone; write for example `Europe/Berlin`"
         report.error(node.get("timezone"), f"{path}.timezone", message)
         return "UTC"

@@ -123,8 +123,11 @@ def take_attributes(
 
 
 def limit_metric_key(metric_key: str, limits: Sequence[Limit], limit: Limit) -> str:
-    """Return what metrics call one limit of a node: with its name, where there are several."""
-    if len(limits) == 1:
+    """Return what metrics call one limit of a node: with its name, where there are several.
+
+    A limit is called the same while others of its node are away.
+    """
+    if len(limits) == 1 and not limit.has_siblings:
         return metric_key
     return f"{metric_key}/{limit.name or limit.scope.value}"
 

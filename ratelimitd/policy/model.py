@@ -119,7 +119,8 @@ class Limit:
     gcra, follow it where they are None: see `capacity` and `debt`. `window_us` is 0 for
     concurrency, whose slots live `slot_ttl_us`, and the shortest period for a `calendar`.
     `from_us` and `until_us` bound, the latter excluded, when the limit exists at all.
-    `retry_jitter` is in percent. `max_new_keys_per_second` 0 does not bound.
+    `retry_jitter` is in percent. `max_new_keys_per_second` 0 does not bound. `has_siblings` says
+    that the descriptor has others, be they away at the time or not.
     """
 
     domain: str
@@ -152,6 +153,7 @@ class Limit:
     retry_jitter: int = 0
     has_upstream_override: bool = True
     has_detailed_metric: bool = False
+    has_siblings: bool = False
     metadata: JsonObject | None = None
 
     @property

@@ -110,7 +110,7 @@ def read_own_keys(
             node, "override", path, report, default=override or OverrideMode.KEEP
         )
     refusal_body = defaults.refusal_body
-    if node.get("refusal_body") is not None:
+    if value_of(node, "refusal_body") is not None:
         refusal_body = read_text(node, "refusal_body", path, report)
     jitter = read_integer(node, "retry_jitter", path, report, largest=MAX_JITTER)
     new_keys = read_integer(

@@ -18,6 +18,8 @@ _INSTANT = re.compile(
 )
 _AFTER = re.compile(r"\+([0-9]{1,9})(?:\.([0-9]{1,6}))?([smhd])")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# The store's clock counts from 1970, and no date in UTC is written beyond the year 9999.
+_END_US = (datetime(9999, 12, 31, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 
 
 def read_span(node: MapNode, name: str, path: str, report: Report, *, longest_s: int) -> int | None:
@@ -57,7 +59,12 @@ def read_instant(node: MapNode, name: str, path: str, report: Report) -> int | N
         message = f"{given}; write it with its zone, as `2027-01-01T00:00:00Z`"
         report.error(value, join_path(path, name), message)
         return None
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    time_us = (moment - _EPOCH) // timedelta(microseconds=1)
+    if not 0 <= time_us < _END_US:
+        message = f"{quote(text)} is not from `1970-01-01T00:00:00Z` to `9999-12-31T00:00:00Z`"
+        report.error(value, join_path(path, name), message)
+        return None
+    return time_us
 
 
 def read_after(value: Scalar, path: str, report: Report) -> int:

@@ -212,7 +212,7 @@ def _read_limits(
         limit = read_limit(item, item, below, report, rule)
         _check_apart(limit, limits, item, below, report)
         limits.append(limit)
-    return tuple(limits)
+    return tuple(replace(limit, has_siblings=len(limits) > 1) for limit in limits)
 
 
 def _check_apart(
@@ -230,8 +230,8 @@ def _check_apart(
         if limit_metric_key("", (limit, other), limit) == limit_metric_key(
             "", (limit, other), other
         ):
-            what = f"name {quote(limit.name)}" if limit.name else f"scope `{limit.scope}`, no name"
-            message = f"has the {what} as limits[{index}] has; give it a name of its own"
+            what = f"the name {quote(limit.name)}" if limit.name else "no name, and the same scope,"
+            message = f"has {what} as limits[{index}] has; give it a name of its own"
             report.error(node.get("name") or node, f"{path}.name", message)
             return
 

@@ -1,33 +1,49 @@
-"""Files of policy tests are found, read, played, and told of: as lines, and as JUnit's XML."""
+"""Files of policy tests are found, read and played."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from xml.etree import ElementTree as ET
+from typing import NamedTuple
 
 from ratelimitd.errors import ConfigError, Finding, PolicyError
 from ratelimitd.policy.model import Policy
 from ratelimitd.policy.report import Report
-from ratelimitd.policy_tests.cases import Case, read_cases
-from ratelimitd.policy_tests.run import Difference, run_case
+from ratelimitd.policy_tests.cases import read_cases
+from ratelimitd.policy_tests.model import Case
+from ratelimitd.policy_tests.run import FailedStep, OnAsked, run_case
 from ratelimitd.policy_tests.server import running_store
 
 MAX_FILE_BYTES = 1024 * 1024
 MAX_FILES = 1_000
+_ENDINGS = (".yaml", ".yml")
 
 
-@dataclass(frozen=True, slots=True)
-class Played:
+class CaseFiles(NamedTuple):
+    """Every case by the name of its file, and what is odd about the files."""
+
+    cases: Mapping[str, tuple[Case, ...]]
+    warnings: tuple[Finding, ...]
+
+    @property
+    def request_count(self) -> int:
+        """How many requests all cases are."""
+        return sum(
+            step.repeat for cases in self.cases.values() for case in cases for step in case.steps
+        )
+
+
+class Played(NamedTuple):
     """One case and what came out otherwise."""
 
     file: str
     case: Case
-    differences: Sequence[Difference]
+    failed: tuple[FailedStep, ...]
 
     @property
     def is_passed(self) -> bool:
         """Whether everything was as expected."""
-        return not self.differences
+        return not self.failed
 
 
 @dataclass(slots=True)
@@ -42,68 +58,61 @@ class Results:
         return sum(not one.is_passed for one in self.played)
 
 
-def play(path: Path, policy: Policy, tell: Callable[[Played], None]) -> Results:
-    """Play every case of a file, or of all files of a directory; `tell` hears of each.
+def read_files(path: Path, policy: Policy) -> CaseFiles:
+    """Read a file of tests, or all files of a directory, about `policy`.
 
     Raises PolicyError with all findings of all files, ConfigError where there is none to play.
     """
-    files = read_files(path)
-    results = Results()
-    with running_store() as store:
-        for name, cases in files.items():
-            for case in cases:
-                played = Played(name, case, run_case(case, policy, store))
-                results.played.append(played)
-                tell(played)
-    return results
-
-
-def read_files(path: Path) -> dict[str, tuple[Case, ...]]:
-    """Return the cases by the names of their files."""
-    names = sorted(path.glob("*.y*ml")) if path.is_dir() else [path]
-    if not names:
-        raise ConfigError(f"{path}: no test is there; it looks for *.yaml")
-    if len(names) > MAX_FILES:
-        raise ConfigError(f"{path}: {len(names)} files; at most {MAX_FILES} are played at once")
     found: dict[str, tuple[Case, ...]] = {}
-    findings: list[Finding] = []
-    for name in names:
+    errors: list[Finding] = []
+    warnings: list[Finding] = []
+    for name in _find(path):
         report = Report(str(name))
         try:
             with name.open("rb") as opened:
                 content = opened.read(MAX_FILE_BYTES + 1)
         except OSError as error:
-            raise ConfigError(f"{name}: {error.strerror}") from error
-        if len(content) > MAX_FILE_BYTES:
-            report.error(None, "", f"the file has more than {MAX_FILE_BYTES:,} bytes; split it")
+            report.error(None, "", f"cannot be read: {error.strerror}")
         else:
-            found[str(name)] = read_cases(content, report)
-        findings += report.errors
-    if findings:
-        raise PolicyError(findings)
+            if len(content) > MAX_FILE_BYTES:
+                report.error(None, "", f"the file has more than {MAX_FILE_BYTES:,} bytes; split it")
+            else:
+                found[str(name)] = read_cases(content, report, policy.domains)
+        errors += report.errors
+        warnings += report.warnings
+    if errors:
+        raise PolicyError(errors)
+    return CaseFiles(found, tuple(warnings))
+
+
+def play(
+    files: CaseFiles, policy: Policy, on_played: Callable[[Played], None], on_asked: OnAsked
+) -> Results:
+    """Play every case; `on_played` hears of each, `on_asked` how many requests were answered.
+
+    ConfigError if there is no server to decide.
+    """
+    results = Results()
+    with running_store() as store:
+        for name, cases in files.cases.items():
+            for case in cases:
+                played = Played(name, case, run_case(case, policy, store, on_asked))
+                results.played.append(played)
+                on_played(played)
+    return results
+
+
+def _find(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    try:
+        with os.scandir(path) as entries:
+            names = sorted(entry.name for entry in entries)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    found = [path / name for name in names if name.endswith(_ENDINGS) and not name.startswith(".")]
+    if not found:
+        raise ConfigError(f"{path}: no test is there; it looks for *.yaml and *.yml")
+    if len(found) > MAX_FILES:
+        raise ConfigError(f"{path}: {len(found)} files; at most {MAX_FILES} are played at once")
     return found
-
-
-def to_junit(results: Results) -> bytes:
-    """Return JUnit's XML: a suite for each file, a case for each case."""
-    root = ET.Element("testsuites", tests=str(len(results.played)), failures=str(results.failed))
-    for file in dict.fromkeys(one.file for one in results.played):
-        own = [one for one in results.played if one.file == file]
-        suite = ET.SubElement(
-            root,
-            "testsuite",
-            name=file,
-            tests=str(len(own)),
-            failures=str(sum(not one.is_passed for one in own)),
-        )
-        for one in own:
-            case = ET.SubElement(
-                suite, "testcase", name=one.case.name, classname=file, line=str(one.case.line)
-            )
-            if one.differences:
-                lines = [str(difference) for difference in one.differences]
-                failure = ET.SubElement(case, "failure", message=lines[0])
-                failure.text = "\n".join(lines)
-    ET.indent(root)
-    written: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
-    return written

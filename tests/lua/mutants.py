@@ -14,8 +14,9 @@ SLIDING = "lua/lib/sliding_window.lua"
 WINDOW = "lua/lib/fixed_window.lua"
 
 _CHECKS = "tests/property/test_check.py"
+_EXAMPLES = ("tests/lua/test_algorithms.py", "tests/lua/test_scripts.py")
 _ALL_CHECKS = (_CHECKS, "tests/property/test_waits.py", "-k", "valkey9")
-# What most likely notices comes first.
+# What most likely notices, or is fast, comes first.
 _ONE_ALGORITHM = f"{_CHECKS}::test_check_of_one_algorithm_equals_the_model[valkey9-%s]"
 _KIND_OF = {
     CALENDAR: "calendar",
@@ -377,7 +378,7 @@ _GIVE_BACK_MUTANTS = (
 def _check_tests(file: str) -> tuple[str, ...]:
     kind = _KIND_OF.get(file)
     first = () if kind is None else (_ONE_ALGORITHM % kind,)
-    return (*first, *_ALL_CHECKS)
+    return (*_EXAMPLES, *first, *_ALL_CHECKS)
 
 
 LUA_MUTANTS = (

@@ -14,6 +14,13 @@ ALGORITHMS = ("fixed_window", "sliding_window", "gcra", "token_bucket", "concurr
 
 Document = dict[str, object]
 
+TIMES: tuple[Document, ...] = (
+    {"until": "2020-01-01T00:00:00Z"},
+    {"until": "2099-01-01T00:00:00+02:00"},
+    {"from": "2019-12-31T23:00:00Z"},
+    {"from": "2026-12-01T00:00:00.5-08:00", "until": "2026-12-31T00:00:00Z"},
+)
+
 
 def some_policy(rng: Random) -> str:
     """Return a policy of one domain, `api`, as YAML; it compiles."""
@@ -37,11 +44,20 @@ def some_policy(rng: Random) -> str:
     if rng.random() < 0.3:
         document["partition_by"] = "tenant"
     if rng.random() < 0.4:
-        document["defaults"] = {
-            "count_denied": rng.random() < 0.5,
-            "retry_jitter": rng.randint(0, 50),
-        }
+        document["defaults"] = some_own_keys(rng)
     return json.dumps(document)
+
+
+def some_own_keys(rng: Random) -> Document:
+    """Return keys that a limit and `defaults` share, or none of them."""
+    every: Document = {
+        "count_denied": rng.random() < 0.5,
+        "on_store_failure": rng.choice(("error", "deny", "local", "allow")),
+        "override": rng.choice(("keep", "upstream")),
+        "refusal_body": rng.choice(("", "wait {retry_after}", None)),
+        "retry_jitter": rng.randint(0, 50),
+    }
+    return {name: value for name, value in every.items() if rng.random() < 0.3}
 
 
 def some_descriptor(rng: Random, key: str, *, has_subjects: bool, depth: int = 2) -> Document:
@@ -53,7 +69,9 @@ def some_descriptor(rng: Random, key: str, *, has_subjects: bool, depth: int = 2
         if rng.random() < 0.15:
             rule[flag] = True
     roll = rng.random()
-    if roll < 0.5:
+    if roll < 0.1:
+        rule["rate_limit"] = _some_plain_limit(rng)
+    elif roll < 0.5:
         rule["rate_limit"] = some_limit(rng, has_subjects=has_subjects)
     elif roll < 0.9:
         rule["limits"] = some_limits(rng, has_subjects=has_subjects)
@@ -86,13 +104,19 @@ def some_limit(rng: Random, *, has_subjects: bool) -> Document:
     limit |= _some_window(rng, algorithm)
     if algorithm in {"gcra", "token_bucket"}:
         limit |= _some_bucket(rng)
-    if rng.random() < 0.5:
-        limit["count_denied"] = rng.random() < 0.5
+    limit |= some_own_keys(rng)
     if limit["scope"] == "subject" and rng.random() < 0.2:
         limit["max_new_keys_per_second"] = rng.randint(1, 3)
     if rng.random() < 0.1:
-        limit["until"] = rng.choice(("2020-01-01T00:00:00Z", "2099-01-01T00:00:00+02:00"))
+        limit |= rng.choice(TIMES)
     return limit
+
+
+def _some_plain_limit(rng: Random) -> Document:
+    """Return a limit with the reference server's keys only."""
+    if rng.random() < 0.3:
+        return {"unlimited": True}
+    return {"unit": rng.choice(("second", "day")), "requests_per_unit": rng.randint(0, 5)}
 
 
 def _some_window(rng: Random, algorithm: str) -> Document:

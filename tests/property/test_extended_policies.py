@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 import redis
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
@@ -15,12 +15,13 @@ from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.plan import Plan
 from ratelimitd.decisions.planning import make_plan
 from ratelimitd.errors import Finding, PolicyError
-from ratelimitd.policy.active import active_policy
+from ratelimitd.policy.active import active_policy, exists_at
 from ratelimitd.policy.compile import compile_policy
-from ratelimitd.policy.dump import to_document, to_rlconfig, to_table
+from ratelimitd.policy.dump import limits, to_document, to_rlconfig, to_table
 from ratelimitd.policy.model import Policy
 from ratelimitd.policy.transfer import compile_to_frames, load
 from ratelimitd.services.convert import from_rls_request
+from ratelimitd.telemetry.series import names_of
 from tests.model.limits import ModelStore
 from tests.property.extended import some_policy
 from tests.property.test_ready_extended import (
@@ -46,40 +47,46 @@ def store(client: redis.Redis) -> ScriptedStore:
     return ScriptedStore(client)
 
 
+# 5,000 in CI: enough that every pair of keys meets. That takes minutes on a slow core.
+MANY = 10 * settings().max_examples
+MANY_S = 600
+
 # Two days in 2026, so that calendars and limits with an end have something to say.
 TIMES_US = (1_798_000_000_000_000, 1_780_000_000_000_000)
 
 
+@pytest.mark.timeout(MANY_S)
+@settings(max_examples=MANY)
 @given(seed=st.integers(0, 2**63))
 def test_extended_policy_compiles_and_survives_the_way_to_a_worker(seed: int) -> None:
     # given
-    files = {"api.yaml": some_policy(Random(seed))}
+    files: dict[str, str | bytes] = {"api.yaml": some_policy(Random(seed))}
     # when
     policy = compile_policy(files).policy
     # then
-    assert load(compile_to_frames(files)).policy == policy
-    assert to_table(policy)
-    assert to_rlconfig(policy) is not None
-    json.dumps(to_document(policy))
-    for now_us in TIMES_US:
-        active = active_policy(policy, now_us)
-        assert active.until_us is None or active.until_us > now_us
+    check_uses(policy, files)
 
 
+@pytest.mark.timeout(MANY_S)
+@settings(max_examples=MANY)
 @given(seed=st.integers(0, 2**63))
 def test_spoiled_policy_has_findings_and_raises_nothing_else(seed: int) -> None:
     # given a policy with one of its values replaced
     rng = Random(seed)
     document = json.loads(some_policy(rng))
     spoil(rng, document)
+    files: dict[str, str | bytes] = {"api.yaml": json.dumps(document)}
     # when
-    findings: Sequence[Finding] | None = None
+    findings: Sequence[Finding] = ()
     try:
-        compile_policy({"api.yaml": json.dumps(document)})
+        policy = compile_policy(files).policy
     except PolicyError as error:
         findings = error.findings
-    # then
-    assert findings is None or all(finding.message for finding in findings)
+    # then what compiles is also shown, travels and is looked at over time
+    if findings:
+        assert all(finding.message for finding in findings)
+    else:
+        check_uses(policy, files)
 
 
 @given(seed=st.integers(0, 2**63))
@@ -104,6 +111,33 @@ def test_extended_policies_decide_as_the_model_does(
             replies = store.check(plans, now_us) if plans else []
             # then
             assert replies == model.check(plans, now_us)
+
+
+def check_uses(policy: Policy, files: dict[str, str | bytes]) -> None:
+    """Show a policy, send it to a worker, and look at it at several times."""
+    loaded = load(compile_to_frames(files))
+    assert loaded.policy == policy
+    assert loaded.names == names_of(policy)
+    every = list(limits(policy))
+    assert loaded.names.count == len(every) == len(to_table(policy)) - 1
+    assert len(to_rlconfig(policy).splitlines()) == len(every)
+    json.dumps(to_document(policy))
+    for now_us in TIMES_US:
+        active = active_policy(policy, now_us)
+        assert active.until_us is None or active.until_us > now_us
+        there = [limit for limit in every if exists_at(limit, now_us)]
+        assert sorted(map(id, limits(active.policy))) == sorted(map(id, there))
+        assert not (names_of(active.policy).keys - loaded.names.keys)
+        assert not (set(open_rules(active.policy)) - set(open_rules(policy)))
+
+
+def open_rules(policy: Policy) -> Iterator[str]:
+    """Yield the rules that let everything pass: those without a limit, and without rules below."""
+    nodes = [domain.root for domain in policy.domains.values()]
+    while nodes:
+        below = nodes.pop().exact.values()
+        yield from (node.rule for node in below if not node.limits and not node.exact)
+        nodes += below
 
 
 def plan_of(

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from ratelimitd.decisions.deny_cache import ENTRY_BYTES, MAX_AGE_US, DenyCache
 from ratelimitd.decisions.plan import Check, Plan
+from ratelimitd.policy.model import Algorithm
 from tests.model.limits import ModelStore
 from tests.support.plans import check_of, limit_of, plan_of
 
@@ -87,6 +90,23 @@ def test_smaller_cost_is_asked_of_the_store() -> None:
 )
 def test_cache_is_not_filled_by_limits_that_do_not_refuse_alone(limit: object) -> None:
     assert len(filled(check_of(limit))) == 0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("counts_denied", [True, False])
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+def test_cache_is_filled_where_no_charge_is_missed_and_no_place_comes_free(
+    algorithm: Algorithm, counts_denied: bool
+) -> None:
+    # given
+    limit = replace(
+        limit_of(2, counts_denied=counts_denied), algorithm=algorithm, slot_ttl_us=60_000_000
+    )
+    # when
+    cache = filled(check_of(limit))
+    # then
+    is_fixed = algorithm is Algorithm.FIXED_WINDOW
+    may_be_kept = is_fixed or (algorithm is not Algorithm.CONCURRENCY and not counts_denied)
+    assert len(cache) == int(may_be_kept)
 
 
 def test_refusal_by_a_sum_within_one_request_is_not_remembered() -> None:

@@ -128,3 +128,52 @@ def test_explain_shortens_long_values(domain: Domain) -> None:
 
     assert len(entry) == 200
     assert entry.endswith("...")
+
+
+SEVERAL = """
+domain: d
+subjects: {key: user, tier: plan, trust_tier_entry: %s}
+descriptors:
+  - key: user
+    limits:
+      - {name: own, unit: second, algorithm: gcra, burst: 20,
+         requests_per_unit: {pro: 9, default: 5}}
+      - {name: all, window: 10m, scope: global, requests_per_unit: 50, until: 2027-01-01T00:00:00Z}
+  - {key: upload, rate_limit: {algorithm: concurrency, slot: request_id, requests_per_unit: 3}}
+"""
+
+
+def test_explain_tells_every_limit_of_a_descriptor() -> None:
+    found = told(domain_of(SEVERAL % "true"), user="7")
+
+    own, everybody = found.limit.split("; ")
+    assert own.startswith("own: pro 9, else 5 per second, burst 20 (gcra) (")
+    assert everybody.startswith("all: 50 per 10 minutes (")
+    assert "counts everybody, until 2027-01-01T00:00:00Z)" in everybody
+    assert found.position == "d.yaml:7:9"
+    assert found.summary == "The 2 limits of `d.user` are decided together."
+
+
+@pytest.mark.parametrize(
+    ("is_trusted", "says"),
+    [("true", "it says a tier, believed"), ("false", "it says a tier, not trusted")],
+)
+def test_explain_shows_what_is_taken_out(is_trusted: str, says: str) -> None:
+    found = told(domain_of(SEVERAL % is_trusted), plan="pro", user="7", request_id="r1")
+
+    assert [(step.entry, step.matched_by) for step in found.steps] == [
+        ("plan=pro", "attribute"),
+        ("request_id=r1", "attribute"),
+        ("user=7", "default"),
+    ]
+    assert found.steps[0].reason.startswith(says)
+    assert found.steps[1].reason == "it names a slot, and is taken out before matching."
+
+
+def test_explain_counts_entries_without_those_taken_out() -> None:
+    found = told(domain_of(SEVERAL % "true"), plan="pro", user="7", path="/")
+
+    assert found.summary == "Matching stopped at entry 2 of 2, so the answer is OK."
+    assert told(domain_of(SEVERAL % "true"), plan="pro").summary.startswith(
+        "A descriptor without entries matches nothing"
+    )

@@ -11,6 +11,7 @@ from ratelimitd.policy import (
     document,
     domain_settings,
     fields,
+    limits,
     metadata,
     schema,
     tree,
@@ -55,6 +56,11 @@ def test_doc_has_a_row_for_every_key(key: str) -> None:
     assert re.search(rf"^\| `{key}`{mark} \|", TEXT, re.MULTILINE)
 
 
+@pytest.mark.parametrize("key", sorted(schema.OWN_KEYS))
+def test_doc_shows_every_key_of_ours_in_an_example(key: str) -> None:
+    assert re.search(rf"\b{key}:", "".join(EXAMPLES[:-1]))
+
+
 @pytest.mark.parametrize(
     ("number", "what"),
     [
@@ -66,6 +72,8 @@ def test_doc_has_a_row_for_every_key(key: str) -> None:
         (document.MAX_DEPTH, "YAML lists and maps"),
         (fields.MAX_TEXT_CHARACTERS, "characters"),
         (domain_settings.MAX_SECRET_KEYS, "`secret_keys`"),
+        (tree.MAX_LIMITS, "`limits` of a descriptor"),
+        (limits.MAX_TIERS, "tiers of a limit"),
         (callers_file.MAX_SANS, "names in `callers.yaml`"),
     ],
 )
