@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from ratelimitd.decisions.plan import Births, Check, CheckResult, Periods, Reply
-from ratelimitd.policy.model import Calendar, Unit
+from ratelimitd.policy.model import Algorithm, Calendar, Unit
 from tests.support.plans import check_of, gcra_of, limit_of, places_of, plan_of, sliding_of
 from tests.support.scripted import ScriptedStore
 from tests.support.servers import Server
@@ -182,6 +182,15 @@ def test_gcra_of_a_changed_number_rounds_a_remainder_that_is_too_large(
     assert ask(store, thirds).retry_after_us == 1
 
 
+def test_gcra_counts_cells_exactly_where_a_float_cannot(store: ScriptedStore) -> None:
+    # given cells so many and so small that their time in 1/limit us is far above 2^53
+    limit = gcra_of(2**26 - 3, 365 * 86_400_000_000, burst=2**26)
+    for cells in range(2**25 + 1, 2**26, 2**20 - 3):
+        check = check_of(limit, str(cells), cells)
+        # then what is used is what was spent
+        assert ask(store, check).used_final == cells
+
+
 def test_gcra_debt_is_capped_and_what_exceeds_it_is_told(store: ScriptedStore) -> None:
     # given a bucket of three and a debt of two, a cell each second
     check = check_of(gcra_of(1, burst=3, max_debt=2, counts_denied=True), cost=4)
@@ -227,6 +236,54 @@ def test_slot_is_one_place_however_often_it_is_taken(
     assert ask(store, other, NOW_US + 13_999_999).is_over
     assert not ask(store, other, NOW_US + 14_000_000).is_over
     assert client.zrange(first.key, 0, -1) == [B]
+
+
+def test_holder_stays_when_the_limit_was_lowered(store: ScriptedStore) -> None:
+    # given two holders, and room for one
+    for slot in (A, B):
+        ask(store, check_of(places_of(2))._replace(slot=slot))
+    lowered = check_of(places_of(1))
+    # then who comes again keeps its place, and a question says that there are too many
+    assert not ask(store, lowered._replace(slot=A)).is_over
+    assert ask(store, lowered._replace(cost=0)).is_over
+    assert ask(store, lowered._replace(slot=C)).is_over
+
+
+def test_wait_for_several_places_is_until_the_last_of_them_is_free(store: ScriptedStore) -> None:
+    # given a deadline each second, and no place left
+    check = check_of(places_of(3))
+    for number in range(3):
+        ask(store, check, NOW_US + number * 1_000_000)
+    # when
+    refused = [ask(store, check._replace(cost=cost), NOW_US + 2_000_000) for cost in (1, 2, 3, 4)]
+    # then
+    waits = [result.retry_after_us for result in refused]
+    assert waits == [8_000_000, 9_000_000, 10_000_000, -1]
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        check_of(limit_of(5, Unit.SECOND)),
+        check_of(sliding_of(5, 1_000_000)),
+        check_of(gcra_of(3)),
+        check_of(places_of(5, slot_ttl_us=1_000_001)),
+        calendar_check(),
+    ],
+    ids=[f"valkey9-{kind}" for kind in ("fixed", "sliding", "gcra", "places", "calendar")],
+)
+def test_life_is_rounded_up_to_whole_milliseconds(valkey9: Server, check: Check) -> None:
+    # given a server whose clock stands still within a transaction
+    client = valkey9.client()
+    client.flushall()
+    store = ScriptedStore(client)
+    # when it means something for so many milliseconds and a bit
+    life_us = ask(store, check, NOW_US + 1).reset_us
+    if check.limit.algorithm is Algorithm.SLIDING_WINDOW:
+        life_us += check.limit.window_us
+    # then
+    assert life_us % 1000
+    assert store.ttl_ms == {check.key: life_us // 1000 + 1}
 
 
 def test_release_of_who_holds_nothing_frees_nobody(
