@@ -141,7 +141,7 @@ def _pack_check(check: Check, cost: int) -> bytes:
     flags = (
         (FLAG_SHADOW if limit.is_shadow else 0)
         | (FLAG_QUOTA if limit.is_quota else 0)
-        | (FLAG_COUNTS_DENIED if counts_denied(limit) else 0)
+        | (FLAG_COUNTS_DENIED if limit.counts_denied else 0)
         | (FLAG_JOINED if check.is_joined else 0)
         | (FLAG_SLOT if check.slot else 0)
         | (FLAG_BIRTHS if check.births is not None else 0)

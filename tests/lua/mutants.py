@@ -14,7 +14,7 @@ SLIDING = "lua/lib/sliding_window.lua"
 WINDOW = "lua/lib/fixed_window.lua"
 
 _CHECKS = "tests/property/test_check.py"
-_EXAMPLES = ("tests/lua/test_algorithms.py", "tests/lua/test_scripts.py")
+_EXAMPLES = tuple(f"tests/lua/test_{name}.py" for name in ("algorithms", "places", "scripts"))
 _ALL_CHECKS = (_CHECKS, "tests/property/test_waits.py", "-k", "valkey9")
 # What most likely notices, or is fast, comes first.
 _ONE_ALGORITHM = f"{_CHECKS}::test_check_of_one_algorithm_equals_the_model[valkey9-%s]"

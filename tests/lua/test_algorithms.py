@@ -8,8 +8,8 @@ from math import ceil, gcd
 import pytest
 import redis
 
-from ratelimitd.decisions.plan import Births, Check, CheckResult, Periods, Reply
-from ratelimitd.policy.model import Calendar, Unit
+from ratelimitd.decisions.plan import Check, CheckResult, Periods, Reply
+from ratelimitd.policy.model import Algorithm, Calendar, Unit
 from tests.support.plans import check_of, gcra_of, limit_of, places_of, plan_of, sliding_of
 from tests.support.scripted import ScriptedStore
 from tests.support.servers import Server
@@ -182,6 +182,15 @@ def test_gcra_of_a_changed_number_rounds_a_remainder_that_is_too_large(
     assert ask(store, thirds).retry_after_us == 1
 
 
+def test_gcra_counts_cells_exactly_where_a_float_cannot(store: ScriptedStore) -> None:
+    # given cells so many and so small that their time in 1/limit us is far above 2^53
+    limit = gcra_of(2**26 - 3, 365 * 86_400_000_000, burst=2**26)
+    for cells in range(2**25 + 1, 2**26, 2**20 - 3):
+        check = check_of(limit, str(cells), cells)
+        # then what is used is what was spent
+        assert ask(store, check).used_final == cells
+
+
 def test_gcra_debt_is_capped_and_what_exceeds_it_is_told(store: ScriptedStore) -> None:
     # given a bucket of three and a debt of two, a cell each second
     check = check_of(gcra_of(1, burst=3, max_debt=2, counts_denied=True), cost=4)
@@ -209,87 +218,26 @@ def test_gcra_of_nothing_admits_nothing_and_writes_nothing(
     assert client.dbsize() == 0
 
 
-def test_slot_is_one_place_however_often_it_is_taken(
-    client: redis.Redis, store: ScriptedStore
-) -> None:
-    # given
-    first = check_of(places_of(1), cost=3)._replace(slot=A)
-    ask(store, first)
-    # when it comes again, later
-    again = ask(store, first, NOW_US + 4_000_000)
-    # then it holds its one place, and longer
-    assert (again.is_over, again.used_before, again.used_final) == (False, 1, 1)
-    assert client.zscore(first.key, A) == NOW_US + 14_000_000
-    # then another waits for that deadline exactly
-    other = first._replace(slot=B)
-    refused = ask(store, other, NOW_US + 4_000_000)
-    assert (refused.is_over, refused.retry_after_us) == (True, 10_000_000)
-    assert ask(store, other, NOW_US + 13_999_999).is_over
-    assert not ask(store, other, NOW_US + 14_000_000).is_over
-    assert client.zrange(first.key, 0, -1) == [B]
-
-
-def test_release_of_who_holds_nothing_frees_nobody(
-    client: redis.Redis, store: ScriptedStore
-) -> None:
-    # given
-    check = check_of(places_of(1))
-    ask(store, check._replace(slot=A))
-    # when
-    released = ask(store, check._replace(slot=B, cost=-1))
+@pytest.mark.parametrize(
+    "check",
+    [
+        check_of(limit_of(5, Unit.SECOND)),
+        check_of(sliding_of(5, 1_000_000)),
+        check_of(gcra_of(3)),
+        check_of(places_of(5, slot_ttl_us=1_000_001)),
+        calendar_check(),
+    ],
+    ids=[f"valkey9-{kind}" for kind in ("fixed", "sliding", "gcra", "places", "calendar")],
+)
+def test_life_is_rounded_up_to_whole_milliseconds(valkey9: Server, check: Check) -> None:
+    # given a server whose clock stands still within a transaction
+    client = valkey9.client()
+    client.flushall()
+    store = ScriptedStore(client)
+    # when it means something for so many milliseconds and a bit
+    life_us = ask(store, check, NOW_US + 1).reset_us
+    if check.limit.algorithm is Algorithm.SLIDING_WINDOW:
+        life_us += check.limit.window_us
     # then
-    assert released.used_final == 1
-    assert client.zrange(check.key, 0, -1) == [A]
-
-
-def test_refund_without_a_slot_frees_the_nearest_deadlines(
-    client: redis.Redis, store: ScriptedStore
-) -> None:
-    # given a deadline each second
-    check = check_of(places_of(9))
-    for number in range(4):
-        ask(store, check, NOW_US + number * 1_000_000)
-    # when
-    ask(store, check._replace(cost=-2), NOW_US + 3_000_000)
-    ask(store, check._replace(cost=-1), NOW_US + 3_000_000)
-    # then
-    held = client.zrange(check.key, 0, -1, withscores=True)
-    assert [float(pair[1]) for pair in held] == [NOW_US + 13_000_000]
-
-
-def test_cost_beyond_what_may_be_taken_without_a_slot_never_fits(store: ScriptedStore) -> None:
-    # given
-    check = check_of(places_of(2**32 - 1))
-    # then
-    assert not ask(store, check._replace(cost=1000)).is_over
-    assert ask(store, check._replace(cost=1001)).retry_after_us == -1
-
-
-def test_new_counters_beyond_the_bound_share_one(client: redis.Redis, store: ScriptedStore) -> None:
-    # given room for one new counter a second
-    limit = limit_of(2, Unit.YEAR)
-    births = Births(b"rl:1:{00}births", b"rl:1:{00}overflow", 1)
-    a, b, c = (check_of(limit, value)._replace(births=births) for value in "abc")
-    # when
-    results = [ask(store, check) for check in (a, b, c, a, b)]
-    # then
-    assert [result.is_overflowed for result in results] == [False, True, True, False, True]
-    assert [result.used_after for result in results] == [1, 1, 2, 2, 3]
-    assert sorted(client.scan_iter()) == sorted([a.key, births.key, births.overflow_key])
-    # when a second later
-    assert not ask(store, b, NOW_US + 1_000_000).is_overflowed
-    # then a question gives birth to nothing
-    assert not ask(store, c._replace(cost=0), NOW_US + 1_000_000).is_overflowed
-
-
-def test_refusal_that_writes_nothing_is_no_birth(client: redis.Redis, store: ScriptedStore) -> None:
-    # given a new counter that is refused
-    births = Births(b"rl:1:{00}births", b"rl:1:{00}overflow", 1)
-    closed = check_of(limit_of(0, counts_denied=False))._replace(births=births)
-    opened = check_of(limit_of(5), "other")._replace(births=births)
-    # when both are asked in one batch
-    refused, admitted = store.check([plan_of(closed), plan_of(opened)], NOW_US)
-    # then
-    assert refused.is_refused
-    assert not admitted.results[0].is_overflowed
-    assert client.get(births.key) == b"%d:1" % NOW_US
+    assert life_us % 1000
+    assert store.ttl_ms == {check.key: life_us // 1000 + 1}
