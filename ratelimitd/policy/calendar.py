@@ -35,10 +35,8 @@ def periods(calendar: Calendar, now_us: int) -> tuple[int, int, int, int]:
     today = (_EPOCH + timedelta(microseconds=now_us)).astimezone(zone).date()
     at = _first_day(calendar, today)
     start_us = _begin_us(at, zone)
-    # A day may begin before its own midnight where the clocks went forward over it.
-    while start_us > now_us:
-        at = _before(calendar, at)
-        start_us = _begin_us(at, zone)
+    assert start_us <= now_us, "the day that holds a time has begun"
+    # Where the clocks go back over midnight, a day begins before the one before it is over.
     while (next_us := _begin_us(_after(calendar, at), zone)) <= now_us:
         at, start_us = _after(calendar, at), next_us
     ahead = _after(calendar, at)

@@ -47,6 +47,12 @@ def local(time_us: int, zone: str) -> str:
             "2026-03-08T12:00:00-04:00",
             ("2026-03-07 00:00", "2026-03-08 01:00", "2026-03-09 00:00", "2026-03-10 00:00"),
         ),
+        # At a minute past midnight the clocks go back to the day before: the new one goes on.
+        (
+            Calendar(Unit.DAY, "America/St_Johns"),
+            "2006-10-28T23:30:00-03:30",
+            ("2006-10-28 00:00", "2006-10-29 00:00", "2006-10-30 00:00", "2006-10-31 00:00"),
+        ),
         (
             Calendar(Unit.WEEK, "UTC"),
             "2026-11-29T23:59:59+00:00",
