@@ -87,6 +87,7 @@ descriptors:
 """
 
 
+@pytest.mark.timeout(180 + VALUES // 500)
 async def test_values_without_end_share_a_counter(store: Server, tmp_path: Path) -> None:
     # given
     async with attacked(store, tmp_path) as (daemon, ask):
