@@ -107,40 +107,27 @@ local function counter_at(counters, index, at)
   return counter
 end
 
--- What each check of the request at hand saw; used again for the next, so its checks say how far it
--- counts.
-local own, a_before, b_before = {}, {}, {}
-local before, after, over, lost = {}, {}, {}, {}
--- Of the checks with births: the count of births that was charged, and whether the overflow counts.
-local born, overflowed = {}, {}
-
 -- Charges each check in order, as if the request were admitted; says whether any is over.
 local function charge_all(checks, counters)
-  local index = counters.next_key
+  local keys, by_key, index = counters.keys, counters.by_key, counters.next_key
   local has_over = false
   for i = 1, #checks do
     local check = checks[i]
     local counter, slot
     if check.births then
-      counter, born[i], overflowed[i] = counters.births.counter_of(counters, index, check, counter_at)
+      counter = counters.births.counter_of(counters, index, check, counter_at)
     else
-      counter = counter_at(counters, index, check.at)
+      counter = by_key[keys[index]] or counter_at(counters, index, check.at)
     end
     if check.has_slot then
       slot = sub(counters.slots, counters.next_slot, counters.next_slot + SLOT_LENGTH - 1)
       counters.next_slot = counters.next_slot + SLOT_LENGTH
     end
-    own[i], a_before[i] = counter, counter.a
-    if counter.b then
-      b_before[i] = counter.b
-    end
-    local is_over, beyond
-    before[i], after[i], is_over, beyond = check.algorithm.charge(counter, check, slot)
-    over[i] = is_over
+    check.counter, check.a_before, check.b_before = counter, counter.a, counter.b
+    local is_over
+    check.used_before, check.used_after, is_over, check.lost = check.charge(counter, check, slot)
+    check.is_over = is_over
     has_over = has_over or is_over
-    if beyond or lost[i] then
-      lost[i] = beyond
-    end
     index = index + check.key_count
   end
   counters.next_key = index
@@ -150,13 +137,12 @@ end
 -- What a counter held before the request is what its first check saw.
 local function roll_back(checks)
   for i = #checks, 1, -1 do
-    local counter = own[i]
-    local undo = checks[i].algorithm.undo
+    local check = checks[i]
+    local counter, undo = check.counter, check.algorithm.undo
     if undo then
-      undo(counter, a_before[i])
+      undo(counter, check.a_before)
     else
-      counter.a = a_before[i]
-      counter.b = counter.b and b_before[i]
+      counter.a, counter.b = check.a_before, check.b_before
     end
   end
 end
@@ -166,16 +152,16 @@ local function charge_denied(checks)
   for i = 1, #checks do
     local check = checks[i]
     if check.counts_denied then
-      lost[i] = select(4, check.algorithm.charge(own[i], check))
+      check.lost = select(4, check.charge(check.counter, check))
     end
   end
 end
 
 -- What the request asked of the counter of check `i`, up to that check.
 local function need_of(checks, i)
-  local need = 0
+  local need, counter = 0, checks[i].counter
   for j = 1, i do
-    if own[j] == own[i] then
+    if checks[j].counter == counter then
       need = need + max(0, checks[j].cost)
     end
   end
@@ -207,35 +193,36 @@ function batch.decide(request, counters, reply)
   end
   local has_over = charge_all(checks, counters)
   local is_refused = request.is_denied
-    or (has_over and refusal.is_refused(checks, over, request.passing_quota))
+    or (has_over and refusal.is_refused(checks, request.passing_quota))
   if is_refused then
     roll_back(checks)
     charge_denied(checks)
   end
   if request.has_births then
-    counters.births.settle(checks, own, born, is_refused)
+    counters.births.settle(checks, is_refused)
   end
-  local told = reply.checks
+  local told, count = reply.checks, #reply.checks
   reply.requests[#reply.requests + 1] = is_refused and REFUSED or ADMITTED
   for i = 1, #checks do
-    local check, counter, is_over = checks[i], own[i], over[i]
+    local check = checks[i]
+    local counter, is_over = check.counter, check.is_over
     if check.spends and (check.counts_denied or not is_refused) then
       counter.is_dirty = true
-      if lost[i] then
-        counters.lost = min(counters.lost + lost[i], MAX_INTEGER)
+      if check.lost then
+        counters.lost = min(counters.lost + check.lost, MAX_INTEGER)
       end
     end
     local used, reset_us, retry_us =
-      check.algorithm.tell(counter, check, is_over, is_over and need_of(checks, i) or 0)
-    told[#told + 1] = pack_bytes(
+      check.tell(counter, check, is_over, is_over and need_of(checks, i) or 0)
+    told[count + i] = pack_bytes(
       RESULT,
       is_over and 1 or 0,
-      before[i],
-      after[i],
+      check.used_before,
+      check.used_after,
       used,
       reset_us,
       retry_us,
-      check.births and overflowed[i] and 1 or 0
+      check.is_overflowed and 1 or 0
     )
   end
 end

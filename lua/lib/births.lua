@@ -17,34 +17,36 @@ local function new_births(now_us)
     return counter.is_dirty or counter.is_born or counters.states[index]
   end
 
-  -- Returns the counter that a check charges, the count of births if it charges that too, and whether
-  -- it is the overflow counter; counter_at reads the one of a key.
+  -- Returns the counter that a check charges, which is told in the check if it is the overflow's, or if
+  -- the count of births is charged too; counter_at reads the one of a key.
   function births.counter_of(counters, index, check, counter_at)
     local counter = counter_at(counters, index, check.at)
+    check.born, check.is_overflowed = false, false
     if check.cost <= 0 or is_present(counters, index, counter) then
-      return counter, nil, false
+      return counter
     end
     local count = counter_at(counters, index + 1, window)
     if count.a >= check.births then
-      return counter_at(counters, index + 2, check.at), nil, true
+      check.is_overflowed = true
+      return counter_at(counters, index + 2, check.at)
     end
     count.a = count.a + 1
     counter.is_born = true
-    return counter, count, false
+    check.born = count
+    return counter
   end
 
-  -- own, born: the counter of each check, and the count of births that it charged. A birth counts if
-  -- some check of the request writes the key.
-  function births.settle(checks, own, born, is_refused)
+  -- A birth counts if some check of the request writes the key.
+  function births.settle(checks, is_refused)
     for i = 1, #checks do
-      local count = checks[i].births and born[i]
+      local count, counter = checks[i].born, checks[i].counter
       if count then
         local is_written = false
         for j = 1, #checks do
           local is_charged = checks[j].spends and (checks[j].counts_denied or not is_refused)
-          is_written = is_written or (own[j] == own[i] and is_charged)
+          is_written = is_written or (checks[j].counter == counter and is_charged)
         end
-        own[i].is_born = is_written
+        counter.is_born = is_written
         if is_written then
           count.is_dirty = true
         else

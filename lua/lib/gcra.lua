@@ -16,6 +16,8 @@ local function new_gcra()
 
   -- A product of a count of cells and a remainder may exceed 2^53: it is made in two pieces.
   local PIECE = 16384
+  -- Below this a product is exact, and so are its quotient and its remainder.
+  local EXACT = 4503599627370496
 
   -- How long `cells` take: us, rem.
   local function span(cells, at)
@@ -79,15 +81,22 @@ local function new_gcra()
     if us < 0 then
       return 0, 0
     end
-    if is_beyond(us, rem, at.most_us, at.most_rem) then
-      return at.most_us, at.most_rem
+    local most_us = at.most_us
+    if us > most_us or (us == most_us and rem > at.most_rem) then
+      return most_us, at.most_rem
     end
     return us, rem
   end
 
-  -- How many cells a time ahead takes, rounded up: a guess in floats, then exactly.
+  -- How many cells a time ahead takes, rounded up: where floats may round, a guess, then exactly.
   local function cells_in(us, rem, at)
-    local cells = ceil((us * at.limit + rem) / at.window_us)
+    local window_us = at.window_us
+    local parts = us * at.limit + rem
+    if parts < EXACT then
+      local left = parts % window_us
+      return left > 0 and (parts - left) / window_us + 1 or parts / window_us
+    end
+    local cells = ceil(parts / window_us)
     while is_beyond(us, rem, span(cells, at)) do
       cells = cells + 1
     end
@@ -114,8 +123,12 @@ local function new_gcra()
   end
 
   local function add(us, rem, cells, at)
-    local more_us, more_rem = span(cells, at)
-    us, rem = us + more_us, rem + more_rem
+    if cells == 1 then
+      us, rem = us + at.cell_us, rem + at.cell_rem
+    else
+      local more_us, more_rem = span(cells, at)
+      us, rem = us + more_us, rem + more_rem
+    end
     if rem >= at.limit then
       us, rem = us + 1, rem - at.limit
     end
@@ -144,14 +157,20 @@ local function new_gcra()
       refund(counter, at, us, rem, -cost)
       return before, max(0, before + cost), false
     end
-    local taken = min(cost, at.most)
+    local most = at.most
+    local taken = cost < most and cost or most
     us, rem = add(us, rem, taken, at)
+    -- Most are: a cost above the burst is never so near.
+    if us < at.burst_us then
+      set_ahead(counter, at, us, rem)
+      return before, before + cost, false
+    end
     local is_over = cost > at.burst or is_beyond(us, rem, at.burst_us, at.burst_rem)
     local lost
     if cost > taken or is_beyond(us, rem, at.most_us, at.most_rem) then
       us, rem = at.most_us, at.most_rem
       -- In this order no sum exceeds 2^53.
-      lost = cost - at.most + before
+      lost = cost - most + before
     end
     set_ahead(counter, at, us, rem)
     return before, before + taken, is_over, lost

@@ -5,15 +5,15 @@
   never refuses; a shadow quota limit counts as passing. ]]
 local refusal = {}
 
--- checks: list of {is_shadow, is_quota, is_joined}: of the descriptor of the check before;
--- overs: for each, whether it is over; passing_quota: quota descriptors that pass elsewhere.
-function refusal.is_refused(checks, overs, passing_quota)
+-- checks: list of {is_over, is_shadow, is_quota, is_joined}: of the descriptor of the check before;
+-- passing_quota: quota descriptors that pass elsewhere.
+function refusal.is_refused(checks, passing_quota)
   local quota_over = 0
   local quota_passing = passing_quota
   local has_passing, has_over = false, false
   for i = 1, #checks do
     local check = checks[i]
-    local is_over = overs[i] and not check.is_shadow
+    local is_over = check.is_over and not check.is_shadow
     if not check.is_quota then
       if is_over then
         return true

@@ -43,8 +43,11 @@ function shape.check(packed, position, now_us, windows)
     unpack_bytes(">BBi8i8i8i8i8i8i8", packed, position)
   local at = at_now(number, now_us, windows, limit, window_us, a, b, c)
   local has_births = flags >= 32
+  local algorithm = at and at.algorithm
   return {
-    algorithm = at and at.algorithm,
+    algorithm = algorithm,
+    charge = algorithm and algorithm.charge,
+    tell = algorithm and algorithm.tell,
     at = at,
     limit = limit,
     cost = cost,
@@ -58,6 +61,17 @@ function shape.check(packed, position, now_us, windows)
     key_count = has_births and 3 or 1,
     -- Whether charging it changes its counter.
     spends = cost ~= 0 and not (number == GCRA and limit == 0),
+    -- What it saw of the request at hand; the next request of this shape uses it again.
+    counter = false,
+    a_before = false,
+    b_before = false,
+    used_before = false,
+    used_after = false,
+    is_over = false,
+    lost = false,
+    -- With births: the count of them that was charged, and whether the overflow counter was.
+    born = false,
+    is_overflowed = false,
   }
 end
 

@@ -151,8 +151,8 @@ _CHECK_MUTANTS = (
     (
         "gcra: a state ahead is not pulled to now",
         GCRA,
-        "rem, at.most_us, at.most_rem) then\n      return",
-        "rem, at.most_us, at.most_rem) and false then\n      return",
+        "if us > most_us or (us == most_us and rem > at.most_rem) then",
+        "if false then",
     ),
     (
         "gcra: a remainder of another limit is taken",
@@ -166,7 +166,10 @@ _CHECK_MUTANTS = (
         "if cost > taken or is_beyond(us, rem, at.most_us, at.most_rem) then",
         "if false then",
     ),
-    ("gcra: lost debt is not told", GCRA, "lost = cost - at.most + before", "lost = nil"),
+    ("gcra: lost debt is not told", GCRA, "lost = cost - most + before", "lost = nil"),
+    ("gcra: part of a cell is none", GCRA, "return left > 0 and", "return false and"),
+    ("gcra: the end of the burst is near", GCRA, "if us < at.burst_us then", "if us <= at.burst_us then"),
+    ("gcra: all products are exact", GCRA, "if parts < EXACT then", "if true then"),
     (
         "gcra: cells are rounded down",
         GCRA,
@@ -274,7 +277,7 @@ _CHECK_MUTANTS = (
     ("births: one more", BIRTHS, "count.a >= check.births", "count.a > check.births"),
     ("births: a refusal is one", BIRTHS, "          count.a = count.a - 1\n", ""),
     ("births: none is counted", BIRTHS, "          count.is_dirty = true\n", ""),
-    ("births: overflow is not told", BATCH, "overflowed[i] and 1 or 0", "0"),
+    ("births: overflow is not told", BATCH, "check.is_overflowed and 1 or 0", "0"),
     (
         "births: every key is new",
         BIRTHS,
@@ -332,7 +335,7 @@ _CHECK_MUTANTS = (
         "local is_refused = request.is_denied\n    or (has_over",
         "local is_refused = (has_over",
     ),
-    ("a shadow limit refuses", REFUSAL, "overs[i] and not check.is_shadow", "overs[i]"),
+    ("a shadow limit refuses", REFUSAL, "check.is_over and not check.is_shadow", "check.is_over"),
     (
         "one quota descriptor over refuses",
         REFUSAL,
