@@ -49,8 +49,7 @@ MUTANTS = (
     Mutant(
         "a plan is kept when the record behind it changed",
         "ratelimitd/services/planner.py",
-        "            if (found is UNKNOWN) is not (field in ready.missing):\n"
-        "                return False\n",
+        "            elif found is not record:\n                return None\n",
         "",
         SUBJECT_TESTS,
     ),

@@ -82,7 +82,8 @@ def find(scene: Scene, descriptor: Descriptor) -> Found:
     who = NOBODY
     if domain.subjects is not None:
         field = subject_field(domain, sent, secret)
-        who = who_asks(domain, field, attributes, scene.facts)
+        record = scene.facts.subjects.get(field)
+        who = who_asks(domain, field, attributes, record, scene.facts.now_us)
     return Found(
         limits=limits,
         metric_key=matched.metric_key,

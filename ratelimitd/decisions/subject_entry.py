@@ -34,19 +34,31 @@ class Name(NamedTuple):
     text: str
 
 
+class EntryForm:
+    """What the names of all entries with one key in one domain have in common."""
+
+    __slots__ = ("_head", "_is_secret", "_kind", "_name")
+
+    def __init__(self, domain: str, key: str, *, is_secret: bool) -> None:
+        """Name entries of `key` in `domain`."""
+        self._head = f"{escaped(domain)}{_BORDER}"
+        self._name = escaped(key)
+        self._is_secret = is_secret
+        self._kind = str(PartKind.SECRET if is_secret else PartKind.VALUE)
+
+    def fill(self, value: str, hash_secret: bytes) -> str:
+        """Return the name of the entry with this value."""
+        text = fingerprint(hash_secret, value) if self._is_secret else escaped(value)
+        if len(self._name) > MAX_VALUE_BYTES:
+            return f"{self._head}{_LONG}{_digest(self._name, self._kind, text)}"
+        if len(text) > MAX_VALUE_BYTES:
+            return f"{self._head}{self._name}{_LONG}{_digest(text)}"
+        return f"{self._head}{self._name}{self._kind}{text}"
+
+
 def entry_field(domain: str, key: str, value: str, *, is_secret: bool, hash_secret: bytes) -> str:
     """Return the name of an entry in the registry."""
-    head = f"{escaped(domain)}{_BORDER}"
-    name = escaped(key)
-    if is_secret:
-        kind, text = PartKind.SECRET, fingerprint(hash_secret, value)
-    else:
-        kind, text = PartKind.VALUE, escaped(value)
-    if len(name) > MAX_VALUE_BYTES:
-        return f"{head}{_LONG}{_digest(name, kind, text)}"
-    if len(text) > MAX_VALUE_BYTES:
-        return f"{head}{name}{_LONG}{_digest(text)}"
-    return f"{head}{name}{kind}{text}"
+    return EntryForm(domain, key, is_secret=is_secret).fill(value, hash_secret)
 
 
 def names_of(domain: str) -> tuple[str, str]:

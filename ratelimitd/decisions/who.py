@@ -7,12 +7,12 @@ Rules:
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from ratelimitd.decisions.amounts import with_amount
-from ratelimitd.decisions.facts import Facts
-from ratelimitd.decisions.subject import ALL_LIMITS, AmountOverride, at
-from ratelimitd.decisions.subject_entry import entry_field
+from ratelimitd.decisions.subject import ALL_LIMITS, AmountOverride, Subject, at
+from ratelimitd.decisions.subject_entry import EntryForm
 from ratelimitd.policy.model import Domain, Limit
 
 
@@ -38,24 +38,25 @@ def subject_field(domain: Domain, entries: Sequence[tuple[str, str]], hash_secre
     wanted = domain.subjects.key
     for key, value in entries:
         if key == wanted:
-            return entry_field(
-                domain.name,
-                key,
-                value,
-                is_secret=key in domain.hidden_keys,
-                hash_secret=hash_secret,
-            )
+            return _form(domain.name, key, key in domain.hidden_keys).fill(value, hash_secret)
     return ""
 
 
-def who_asks(domain: Domain, field: str, attributes: Mapping[str, str], facts: Facts) -> Who:
-    """Return whose tier and overrides count, by the registry's `field` and what came beside."""
+@lru_cache(maxsize=256)
+def _form(domain: str, key: str, is_secret: bool) -> EntryForm:  # noqa: FBT001 - a cache's key
+    """Return how the subjects of a domain are named; the policy bounds how many there are."""
+    return EntryForm(domain, key, is_secret=is_secret)
+
+
+def who_asks(
+    domain: Domain, field: str, attributes: Mapping[str, str], record: Subject | None, now_us: int
+) -> Who:
+    """Return whose tier and overrides count: by the `record` of `field`, and what came beside."""
     subjects = domain.subjects
     assert subjects is not None, "only a domain with subjects asks who"
-    record = facts.subjects.get(field) if field else None
     overrides: tuple[AmountOverride, ...] = ()
     if record is not None:
-        record = at(record, facts.now_us)
+        record = at(record, now_us)
         overrides = record.overrides
         if record.tier:
             return Who(record.tier, "registry", overrides, field)

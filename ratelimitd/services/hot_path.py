@@ -9,7 +9,10 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Final
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd.decisions.plan import Reply
@@ -29,6 +32,8 @@ from ratelimitd.services.ready_plan import Outline, ReadyPlan
 from ratelimitd.store.batcher import Waiting
 from ratelimitd.store.port import Answer
 from ratelimitd.store.wire import pack_plan
+
+_NO_PLANS: Final[Mapping[bytes, ReadyPlan]] = MappingProxyType({})
 
 
 class HotPath:
@@ -57,24 +62,25 @@ class HotPath:
     def serve(self, calls: Sequence[Call], replies: Replies) -> None:
         """Answer all calls of a read, each now or later; raises nothing."""
         done: list[tuple[int, bytes]] = []
-        waiting: list[Call] = []
-        wanted: dict[str, None] = {}
-        self._serve(calls, replies, done, (waiting, wanted))
+        unmet: list[_Unmet] = []
+        self._serve(calls, replies, done, unmet)
         if done:
             replies.answer_all(done)
-        if waiting:
-            self._meet(waiting, list(wanted), replies)
+        if unmet:
+            self._meet(unmet, replies)
 
     def _serve(  # noqa: C901 - a call's straight line, without calls of Python for its steps
         self,
         calls: Sequence[Call],
         replies: Replies,
         done: list[tuple[int, bytes]],
-        unmet: "_Unmet | None",
+        unmet: "list[_Unmet] | None",
+        planned: Mapping[bytes, ReadyPlan] = _NO_PLANS,
     ) -> None:
         """Answer calls into `done`, or send them; `unmet` takes those whose subject is not known.
 
-        Without it they are decided as if the registry had no record of it.
+        Without it they are decided as if the registry had no record of it; `planned` are plans
+        that were made of their bodies already.
         """
         service = self._service
         store = service.store
@@ -87,7 +93,7 @@ class HotPath:
             for number, _, _ in calls:
                 replies.fail(number, error)
             return
-        get_plan = plans.get
+        get_plan = partial(self._planned, planned) if planned else plans.get
         submit, take = store.submit, self._take
         caller = replies.caller
         is_known = store.hash_secret is not None
@@ -103,8 +109,7 @@ class HotPath:
                 if ready.subjects:
                     ready = self._with_subjects(ready, plans)
                     if ready.missing and unmet is not None:
-                        unmet[0].append(call)
-                        unmet[1].update(dict.fromkeys(ready.missing))
+                        unmet.append((call, ready))
                         continue
                 ticket = (ready, replies, number, head, now_us, False)
                 if not ready.keys or may_refuse(ready.keys):
@@ -125,10 +130,21 @@ class HotPath:
     @staticmethod
     def _with_subjects(ready: ReadyPlan, plans: PlanCache) -> ReadyPlan:
         """Return a plan that was made with what is known of its subjects now."""
-        return ready if ready.maker.is_current(ready) else plans.renew(ready.body)
+        current = ready.maker.current(ready)
+        return ready if current is ready else plans.renew(ready.body, current)
 
-    def _meet(self, calls: list[Call], fields: Sequence[str], replies: Replies) -> None:
+    def _planned(self, planned: Mapping[bytes, ReadyPlan], body: bytes) -> ReadyPlan:
+        """Return the plan that was made of a body, unless another policy is in force by now."""
+        ready = planned.get(body)
+        if ready is None or ready.maker is not self._planner:
+            return self._plans.get(body)
+        return ready
+
+    def _meet(self, unmet: "list[_Unmet]", replies: Replies) -> None:
         """Serve calls once the directory knows their subjects, and no later than they wait."""
+        calls = [call for call, _ in unmet]
+        planned = {ready.body: ready for _, ready in unmet}
+        fields = list(dict.fromkeys([field for _, ready in unmet for field in ready.missing]))
         loop = asyncio.get_running_loop()
         met_at_s = self._service.store.now_s()
 
@@ -143,7 +159,7 @@ class HotPath:
             ]
             calls.clear()
             done: list[tuple[int, bytes]] = []
-            self._serve(again, replies, done, None)
+            self._serve(again, replies, done, None, planned)
             if done:
                 replies.answer_all(done)
 
@@ -233,8 +249,8 @@ class HotPath:
         return plans
 
 
-# Calls whose subjects are to be asked for, and the fields of those.
-_Unmet = tuple[list[Call], dict[str, None]]
+# A call whose subjects are to be asked for, and its plan without them.
+_Unmet = tuple[Call, ReadyPlan]
 _Ticket = tuple[ReadyPlan, Replies, int, Head, int, bool]
 
 

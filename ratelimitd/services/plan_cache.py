@@ -68,9 +68,10 @@ class PlanCache:
             self._keep(body, plan)
         return plan
 
-    def renew(self, body: bytes) -> ReadyPlan:
-        """Make a plan anew whose subject is another one now, and keep it if it was kept."""
-        plan = self._make(body)
+    def renew(self, body: bytes, plan: ReadyPlan | None = None) -> ReadyPlan:
+        """Hold `plan` for one that was held, or make it anew: its subject is another one now."""
+        if plan is None:
+            plan = self._make(body)
         if body in self._young:
             self._young[body] = plan
         return plan

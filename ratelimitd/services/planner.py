@@ -13,7 +13,8 @@ Rules:
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
@@ -23,7 +24,7 @@ from ratelimitd.decisions.plan import Plan
 from ratelimitd.decisions.planning import MAX_COST, make_plan
 from ratelimitd.decisions.recipe import Place, Recipe, to_recipe
 from ratelimitd.decisions.subject import Subject
-from ratelimitd.decisions.who import NOBODY, Who, subject_field, who_asks
+from ratelimitd.decisions.who import NOBODY, subject_field, who_asks
 from ratelimitd.policy.match import Step, take_attributes, to_part, walk
 from ratelimitd.policy.model import Domain, Policy
 from ratelimitd.services.convert import RequestBounds, from_rls_request
@@ -47,6 +48,7 @@ MAX_SIGHTS = 4_096
 _SIGHT = MAX_SIGHTS - 1
 
 _Entries = list[tuple[str, str]]
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 class _Known(NamedTuple):
@@ -57,15 +59,21 @@ class _Known(NamedTuple):
     is_plain: bool
 
 
+class _Asked(NamedTuple):
+    """The entries of each descriptor, the field of its subject, and what is known of those."""
+
+    entries: list[_Entries]
+    fields: list[str]
+    subjects: dict[str, Subject | None]
+    missing: list[str]
+
+
 class _Followed(NamedTuple):
     """Where a usual request leads; `entries` are without attributes, `tiers` of who asks."""
 
     path: tuple[object, ...]
     entries: list[_Entries]
     tiers: list[str]
-
-
-_Subjects = dict[str, Subject | None]
 
 
 class Planner:
@@ -100,18 +108,15 @@ class Planner:
         """Return the plan of an encoded request. Raises InvalidRequest."""
         message = parse_request(rls_pb2.RateLimitRequest, body)
         domain = self.policy.domains.get(message.domain)
-        subjects: _Subjects = {}
-        missing: list[str] = []
-        if domain is not None and domain.subjects is not None:
-            self._look_up(domain, message, subjects, missing)
-        found = None if domain is None else self._follow(domain, message, subjects)
+        asked = self._ask(domain, message)
+        found = None if domain is None else self._follow(domain, message, asked)
         if domain is None or found is None:
-            return self._plan_alone(message, body, subjects, missing)
+            return self._plan_alone(message, body, asked)
         known = self._known.get(found.path)
         if known is None:
             if not self._is_second_sight(hash(found.path)):
-                return self._plan_alone(message, body, subjects, missing)
-            known = self._learn(domain, found, self._make(message, subjects))
+                return self._plan_alone(message, body, asked)
+            known = self._learn(domain, found, self._make(message, asked.subjects))
         cost = min(max(1, message.hits_addend), MAX_COST)
         outline = known.outlines.get(cost)
         if outline is None:
@@ -125,24 +130,29 @@ class Planner:
             keys = tuple(
                 [key for index, recipe in known.recipes for key in recipe.keys(entries[index])]
             )
-        if not subjects:
+        if not asked.subjects:
             return ReadyPlan(outline, outline.shape, keys, body, None, self)
-        records = tuple(subjects.items())
-        return ReadyPlan(
-            outline, outline.shape, keys, body, None, self, b"", records, tuple(missing)
-        )
+        records, missing = tuple(asked.subjects.items()), tuple(asked.missing)
+        return ReadyPlan(outline, outline.shape, keys, body, None, self, b"", records, missing)
 
-    def is_current(self, ready: ReadyPlan) -> bool:
-        """Tell whether the directory still says of a plan's subjects what it was made with."""
+    def current(self, ready: ReadyPlan) -> ReadyPlan | None:
+        """Return a plan by what the directory says now; None if it must be made anew."""
         get = self._directory.get
+        missing = ready.missing
+        still_missing = 0
         for field, record in ready.subjects:
             found = get(field)
-            # Forgotten, and to be asked for again; or known now; or another one.
-            if (found is UNKNOWN) is not (field in ready.missing):
-                return False
-            if found is not UNKNOWN and found is not record:
-                return False
-        return True
+            if found is UNKNOWN:
+                # Or forgotten, and to be asked for again.
+                if field not in missing:
+                    return None
+                still_missing += 1
+            elif found is not record:
+                return None
+        if still_missing == len(missing):
+            return ready
+        # Nobody knows more of them than it was planned with.
+        return ready._replace(missing=tuple([one for one in missing if get(one) is UNKNOWN]))
 
     def whole_plan(self, ready: ReadyPlan) -> Plan:
         """Return the plan of a request that was planned before."""
@@ -160,14 +170,10 @@ class Planner:
         return plan
 
     def _plan_alone(
-        self,
-        message: rls_pb2.RateLimitRequest,
-        body: bytes,
-        subjects: _Subjects,
-        missing: Sequence[str],
+        self, message: rls_pb2.RateLimitRequest, body: bytes, asked: _Asked
     ) -> ReadyPlan:
         """Plan a request that shares its outline with no other."""
-        plan = self._make(message, subjects)
+        plan = self._make(message, asked.subjects)
         outline = Outline(plan, self._options)
         packed = pack_plan(plan)
         return ReadyPlan(
@@ -178,37 +184,40 @@ class Planner:
             plan,
             self,
             packed.slots,
-            tuple(subjects.items()),
-            tuple(missing),
+            tuple(asked.subjects.items()),
+            tuple(asked.missing),
         )
 
-    def _make(self, message: rls_pb2.RateLimitRequest, subjects: _Subjects) -> Plan:
+    def _make(
+        self, message: rls_pb2.RateLimitRequest, subjects: Mapping[str, Subject | None]
+    ) -> Plan:
         request = from_rls_request(message, self._bounds)
         facts = self.facts._replace(subjects=subjects) if subjects else self.facts
         return make_plan(self.policy, request, self._options, self.hash_secret, facts)
 
-    def _look_up(
-        self,
-        domain: Domain,
-        message: rls_pb2.RateLimitRequest,
-        subjects: _Subjects,
-        missing: list[str],
-    ) -> None:
-        """Add what the directory says of each subject that a request names."""
-        for descriptor in message.descriptors:
-            entries = [(entry.key, entry.value) for entry in descriptor.entries]
-            field = subject_field(domain, entries, self.hash_secret)
-            if not field or field in subjects:
-                continue
-            record = self._directory.get(field)
-            if record is UNKNOWN:
-                missing.append(field)
-                subjects[field] = None
-            else:
-                subjects[field] = record
+    def _ask(self, domain: Domain | None, message: rls_pb2.RateLimitRequest) -> _Asked:
+        """Return what is asked, with what the directory says of each subject that is named."""
+        every = [
+            [(entry.key, entry.value) for entry in descriptor.entries]
+            for descriptor in message.descriptors
+        ]
+        fields: list[str] = []
+        subjects: dict[str, Subject | None] = {}
+        missing: list[str] = []
+        if domain is not None and domain.subjects is not None:
+            for entries in every:
+                field = subject_field(domain, entries, self.hash_secret)
+                fields.append(field)
+                if field and field not in subjects:
+                    record = self._directory.get(field)
+                    if record is UNKNOWN:
+                        missing.append(field)
+                        record = None
+                    subjects[field] = record
+        return _Asked(every, fields, subjects, missing)
 
     def _follow(
-        self, domain: Domain, message: rls_pb2.RateLimitRequest, subjects: _Subjects
+        self, domain: Domain, message: rls_pb2.RateLimitRequest, asked: _Asked
     ) -> _Followed | None:
         """Return where a usual request leads, or None for any other."""
         path: list[object] = [domain.name]
@@ -219,20 +228,25 @@ class Planner:
         if len(message.descriptors) > MAX_PATH_ENTRIES:
             return None
         count = 0
-        for descriptor in message.descriptors:
+        for at, descriptor in enumerate(message.descriptors):
             if (
                 descriptor.is_negative_hits
                 or descriptor.HasField("limit")
                 or descriptor.HasField("hits_addend")
             ):
                 return None
-            entries = [(entry.key, entry.value) for entry in descriptor.entries]
+            entries = asked.entries[at]
             for key, value in entries:
                 if len(value) > short or not key or len(key) > MAX_KEY or key in blocked:
                     return None
-            who = NOBODY
-            if domain.attributes or domain.subjects is not None:
-                entries, who = self._meet(domain, entries, subjects)
+            attributes, who = _NONE, NOBODY
+            if domain.attributes:
+                rest, attributes = take_attributes(domain, entries)
+                entries = list(rest)
+            if domain.subjects is not None:
+                field = asked.fields[at]
+                record = asked.subjects.get(field)
+                who = who_asks(domain, field, attributes, record, self.facts.now_us)
             count += len(entries)
             steps = walk(domain, entries) if count <= MAX_PATH_ENTRIES else []
             if not _is_usual(steps, len(entries)):
@@ -243,16 +257,6 @@ class Planner:
             every.append(entries)
             tiers.append(who.tier)
         return _Followed(tuple(path), every, tiers)
-
-    def _meet(self, domain: Domain, entries: _Entries, subjects: _Subjects) -> tuple[_Entries, Who]:
-        """Return what is to be matched, and who asks."""
-        rest, attributes = take_attributes(domain, entries)
-        if domain.subjects is None:
-            return list(rest), NOBODY
-        field = subject_field(domain, entries, self.hash_secret)
-        return list(rest), who_asks(
-            domain, field, attributes, self.facts._replace(subjects=subjects)
-        )
 
     def _is_second_sight(self, sight: int) -> bool:
         place = sight & _SIGHT

@@ -157,8 +157,8 @@ class PlanMaker(Protocol):
         """Return the plan of a request that was planned before."""
         ...
 
-    def is_current(self, ready: ReadyPlan) -> bool:
-        """Tell whether a plan would be made of the same records again."""
+    def current(self, ready: ReadyPlan) -> ReadyPlan | None:
+        """Return a plan as it would be made now, None if of other records."""
         ...
 
 

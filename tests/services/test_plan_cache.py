@@ -20,7 +20,7 @@ class Maker:
     def whole_plan(self, ready: ReadyPlan) -> Plan:
         raise AssertionError("every plan is whole")
 
-    def is_current(self, ready: ReadyPlan) -> bool:
+    def current(self, ready: ReadyPlan) -> ReadyPlan | None:
         raise AssertionError("no plan has subjects")
 
 
