@@ -168,7 +168,12 @@ _CHECK_MUTANTS = (
     ),
     ("gcra: lost debt is not told", GCRA, "lost = cost - most + before", "lost = nil"),
     ("gcra: part of a cell is none", GCRA, "return left > 0 and", "return false and"),
-    ("gcra: the end of the burst is near", GCRA, "if us < at.burst_us then", "if us <= at.burst_us then"),
+    (
+        "gcra: the end of the burst is near",
+        GCRA,
+        "if us < at.burst_us then",
+        "if us <= at.burst_us then",
+    ),
     ("gcra: all products are exact", GCRA, "if parts < EXACT then", "if true then"),
     (
         "gcra: cells are rounded down",
