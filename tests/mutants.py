@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from tests.lua.mutants import LUA_MUTANTS
+from tests.services.mutants import SERVICE_MUTANTS
 from tests.support.mutant import Mutant
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,26 +33,13 @@ DENY_CACHE = "ratelimitd/decisions/deny_cache.py"
 
 MUTANTS = (
     *LUA_MUTANTS,
+    *SERVICE_MUTANTS,
     Mutant(
         "seconds are rounded down",
         "ratelimitd/decisions/fold.py",
         "-(-time_us // US_PER_S)",
         "time_us // US_PER_S",
         DECISION_TESTS,
-    ),
-    Mutant(
-        "a directory that knows nobody is not asked",
-        "ratelimitd/services/planner.py",
-        "NoDirectory() if directory is None else directory",
-        "directory or NoDirectory()",
-        SUBJECT_TESTS,
-    ),
-    Mutant(
-        "a plan is kept when the record behind it changed",
-        "ratelimitd/services/planner.py",
-        "            elif found is not record:\n                return None\n",
-        "",
-        SUBJECT_TESTS,
     ),
     Mutant(
         "a tier entry is believed though it is not trusted",
@@ -80,13 +68,6 @@ MUTANTS = (
         "return limit.algorithm is not Algorithm.CONCURRENCY and not limit.counts_denied",
         "return not limit.counts_denied",
         DECISION_TESTS,
-    ),
-    Mutant(
-        "a period that is stale is not asked again",
-        "ratelimitd/services/hot_path.py",
-        "answer.is_stale and not is_again",
-        "False",
-        SUBJECT_TESTS,
     ),
     Mutant(
         "a limit lasts beyond its end",
@@ -159,41 +140,6 @@ MUTANTS = (
         READY_TESTS,
     ),
     Mutant(
-        "the short way forgets a descriptor's own cost",
-        "ratelimitd/services/planner.py",
-        '                or descriptor.HasField("hits_addend")\n',
-        "",
-        READY_TESTS,
-    ),
-    Mutant(
-        "the short way forgets how a rule was reached",
-        "ratelimitd/services/planner.py",
-        "path += (key, id(node), how)",
-        "path += (key, id(node))",
-        READY_TESTS,
-    ),
-    Mutant(
-        "the short way shows no values in metrics",
-        "ratelimitd/services/planner.py",
-        "not node.needs_metric_walk and ",
-        "",
-        READY_TESTS,
-    ),
-    Mutant(
-        "the common answer hides what shadow limits say",
-        "ratelimitd/services/ready_plan.py",
-        "            if result[0] or result[6]:\n",
-        "            if result[6]:\n",
-        READY_TESTS,
-    ),
-    Mutant(
-        "the common answer counts nothing near",
-        "ratelimitd/services/ready_plan.py",
-        "if after > near_from:",
-        "if False:",
-        READY_TESTS,
-    ),
-    Mutant(
         "an addend of zero spends",
         "ratelimitd/decisions/planning.py",
         "if sent is None else sent",
@@ -220,13 +166,6 @@ MUTANTS = (
         "        call.owners = _ONE\n        call.answers[0] = UNANSWERED\n",
         "        call.owners = _ONE\n",
         ("tests/store/test_connection.py", "-k", "after_a_store"),
-    ),
-    Mutant(
-        "metrics of a path count the cost that it was learned at",
-        "ratelimitd/services/ready_plan.py",
-        "line._replace(cost=cost)",
-        "line",
-        READY_TESTS,
     ),
     Mutant(
         "a TLS session outlives the authority of its certificate",

@@ -64,7 +64,7 @@ Step = tuple[Node, int]
 
 HOW: Final = (MatchedBy.EXACT, MatchedBy.WILDCARD, MatchedBy.DEFAULT)
 # Plain numbers: reading an enum member costs a look-up on every level of every request.
-_EXACT, _WILDCARD, _DEFAULT = range(3)
+EXACT, _WILDCARD, DEFAULT = range(3)
 
 
 def match(domain: Domain, entries: Sequence[tuple[str, str]]) -> Match:
@@ -91,21 +91,26 @@ def walk(domain: Domain, entries: Sequence[tuple[str, str]]) -> list[Step]:
     node = domain.root
     steps: list[Step] = []
     for key, value in entries:
-        joined = f"{key}_{value}"
-        child = node.exact.get(joined)
-        how = _EXACT
-        if child is None:
-            if node.wildcards:
-                child = _first_wildcard(node, joined)
-                how = _WILDCARD
-            if child is None:
-                child = node.exact.get(key)
-                how = _DEFAULT
-                if child is None:
-                    break
-        steps.append((child, how))
-        node = child
+        found = step_from(node, key, value)
+        if found is None:
+            break
+        steps.append(found)
+        node = found[0]
     return steps
+
+
+def step_from(node: Node, key: str, value: str) -> Step | None:
+    """Return the step of one entry from `node`; None if it matches nothing."""
+    joined = f"{key}_{value}"
+    child = node.exact.get(joined)
+    if child is not None:
+        return child, EXACT
+    if node.wildcards:
+        child = _first_wildcard(node, joined)
+        if child is not None:
+            return child, _WILDCARD
+    child = node.exact.get(key)
+    return None if child is None else (child, DEFAULT)
 
 
 def take_attributes(

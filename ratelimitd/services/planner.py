@@ -7,6 +7,7 @@ Rules:
   are worked out.
 - A path on which metrics show values, an entry matches nothing, or a limit has named slots, has no
   common outline; nor has a request with an entry of a key of which some value is blocked.
+- Where one entry alone may have any value, requests that differ in it are not even read: see alike.
 - A subject that the directory does not know is planned without a record, and named as missing.
 - Bounded: paths of MAX_PATH_ENTRIES entries, MAX_ENTRIES of all paths together, MAX_WHOLE whole
   plans of requests that have an outline.
@@ -24,9 +25,10 @@ from ratelimitd.decisions.plan import Plan
 from ratelimitd.decisions.planning import MAX_COST, make_plan
 from ratelimitd.decisions.recipe import Place, Recipe, to_recipe
 from ratelimitd.decisions.subject import Subject
-from ratelimitd.decisions.who import NOBODY, subject_field, who_asks
-from ratelimitd.policy.match import Step, take_attributes, to_part, walk
-from ratelimitd.policy.model import Domain, Policy
+from ratelimitd.decisions.who import NOBODY, Who, subject_field, who_asks
+from ratelimitd.policy.match import DEFAULT, EXACT, Step, step_from, take_attributes, to_part, walk
+from ratelimitd.policy.model import Domain, Node, Policy
+from ratelimitd.services.alike import Alike
 from ratelimitd.services.convert import RequestBounds, from_rls_request
 from ratelimitd.services.directory import Directory, NoDirectory
 from ratelimitd.services.parse import parse_request
@@ -76,6 +78,22 @@ class _Followed(NamedTuple):
     tiers: list[str]
 
 
+class _Like(NamedTuple):
+    """Requests of one descriptor that differ in one value, which leads from `parent` to `node`.
+
+    `path` lacks who asks, which stands at its end.
+    """
+
+    domain: Domain
+    path: tuple[object, ...]
+    before: _Entries
+    key: str
+    after: _Entries
+    attributes: Mapping[str, str]
+    parent: Node
+    node: Node
+
+
 class Planner:
     """Plans requests under `policy`; another policy, secret or other facts is another planner."""
 
@@ -101,11 +119,17 @@ class Planner:
         self._known: dict[tuple[object, ...], _Known] = {}
         self._known_entries = 0
         self._sights = array("q", bytes(8 * MAX_SIGHTS))
+        self._alike: Alike[_Like] = Alike()
         self._whole: dict[object, Plan] = {}
         self._whole_checks = 0
 
     def plan(self, body: bytes) -> ReadyPlan:
         """Return the plan of an encoded request. Raises InvalidRequest."""
+        alike = self._alike.find(body)
+        if alike is not None:
+            ready = self._plan_alike(*alike, body)
+            if ready is not None:
+                return ready
         message = parse_request(rls_pb2.RateLimitRequest, body)
         domain = self.policy.domains.get(message.domain)
         asked = self._ask(domain, message)
@@ -117,13 +141,35 @@ class Planner:
             if not self._is_second_sight(hash(found.path)):
                 return self._plan_alone(message, body, asked)
             known = self._learn(domain, found, self._make(message, asked.subjects))
+        elif len(message.descriptors) == 1:
+            self._learn_alike(domain, found, message, body)
         cost = min(max(1, message.hits_addend), MAX_COST)
+        return self._plan_known(known, cost, found.entries, body, asked)
+
+    def _plan_alike(self, like: _Like, value: str, body: bytes) -> ReadyPlan | None:
+        """Plan a request by what is known of its kind; None if it must be read after all."""
+        step = step_from(like.parent, like.key, value)
+        if step is None or step[1] != DEFAULT or step[0] is not like.node:
+            return None
+        domain = like.domain
+        entries = [*like.before, (like.key, value), *like.after]
+        asked = _Asked([entries], [], {}, [])
+        who = NOBODY
+        if domain.subjects is not None:
+            self._look_up(domain, asked)
+            who = self._who(domain, asked, 0, like.attributes)
+        known = self._known.get((*like.path, _sign_of(who)))
+        return None if known is None else self._plan_known(known, 1, asked.entries, body, asked)
+
+    def _plan_known(
+        self, known: _Known, cost: int, entries: Sequence[_Entries], body: bytes, asked: _Asked
+    ) -> ReadyPlan:
+        """Plan a request whose path is known: only its counters are to be named."""
         outline = known.outlines.get(cost)
         if outline is None:
             outline = next(iter(known.outlines.values())).at_cost(cost)
             if len(known.outlines) < MAX_COSTS:
                 known.outlines[cost] = outline
-        entries = found.entries
         if known.is_plain:
             keys = tuple([recipe.key(entries[index]) for index, recipe in known.recipes])
         else:
@@ -201,20 +247,28 @@ class Planner:
             [(entry.key, entry.value) for entry in descriptor.entries]
             for descriptor in message.descriptors
         ]
-        fields: list[str] = []
-        subjects: dict[str, Subject | None] = {}
-        missing: list[str] = []
+        asked = _Asked(every, [], {}, [])
         if domain is not None and domain.subjects is not None:
-            for entries in every:
-                field = subject_field(domain, entries, self.hash_secret)
-                fields.append(field)
-                if field and field not in subjects:
-                    record = self._directory.get(field)
-                    if record is UNKNOWN:
-                        missing.append(field)
-                        record = None
-                    subjects[field] = record
-        return _Asked(every, fields, subjects, missing)
+            self._look_up(domain, asked)
+        return asked
+
+    def _look_up(self, domain: Domain, asked: _Asked) -> None:
+        """Add the subjects that are named, and their records."""
+        subjects = asked.subjects
+        for entries in asked.entries:
+            field = subject_field(domain, entries, self.hash_secret)
+            asked.fields.append(field)
+            if field and field not in subjects:
+                record = self._directory.get(field)
+                if record is UNKNOWN:
+                    asked.missing.append(field)
+                    record = None
+                subjects[field] = record
+
+    def _who(self, domain: Domain, asked: _Asked, at: int, attributes: Mapping[str, str]) -> Who:
+        """Return who asks with the descriptor `at`."""
+        field = asked.fields[at]
+        return who_asks(domain, field, attributes, asked.subjects.get(field), self.facts.now_us)
 
     def _follow(
         self, domain: Domain, message: rls_pb2.RateLimitRequest, asked: _Asked
@@ -244,19 +298,49 @@ class Planner:
                 rest, attributes = take_attributes(domain, entries)
                 entries = list(rest)
             if domain.subjects is not None:
-                field = asked.fields[at]
-                record = asked.subjects.get(field)
-                who = who_asks(domain, field, attributes, record, self.facts.now_us)
+                who = self._who(domain, asked, at, attributes)
             count += len(entries)
             steps = walk(domain, entries) if count <= MAX_PATH_ENTRIES else []
             if not _is_usual(steps, len(entries)):
                 return None
             for (key, _), (node, how) in zip(entries, steps, strict=True):
                 path += (key, id(node), how)
-            path.append(None if who is NOBODY else (who.tier, who.overrides))
+            path.append(_sign_of(who))
             every.append(entries)
             tiers.append(who.tier)
         return _Followed(tuple(path), every, tiers)
+
+    def _learn_alike(
+        self, domain: Domain, found: _Followed, message: rls_pb2.RateLimitRequest, body: bytes
+    ) -> None:
+        """Remember what requests like this one lead to, if one value alone may be another."""
+        sent = [(entry.key, entry.value) for entry in message.descriptors[0].entries]
+        (matched,) = found.entries
+        attributes: Mapping[str, str] = _NONE
+        if domain.attributes:
+            _, attributes = take_attributes(domain, sent)
+        if not self._alike.is_due(body, (found.path, tuple(attributes.items()))):
+            return
+        steps = walk(domain, matched)
+        open_to_any = [at for at, (_, how) in enumerate(steps) if how != EXACT]
+        if len(open_to_any) != 1 or steps[open_to_any[0]][1] != DEFAULT:
+            return
+        (at,) = open_to_any
+        key, value = matched[at]
+        if len(value.encode()) > self._short:
+            return
+        like = _Like(
+            domain,
+            found.path[:-1],
+            matched[:at],
+            key,
+            matched[at + 1 :],
+            attributes,
+            steps[at - 1][0] if at else domain.root,
+            steps[at][0],
+        )
+        places = [number for number, (name, _) in enumerate(sent) if name not in attributes]
+        self._alike.learn(body, message, places[at], like)
 
     def _is_second_sight(self, sight: int) -> bool:
         place = sight & _SIGHT
@@ -295,6 +379,11 @@ class Planner:
         )
         self._known[found.path] = known
         return known
+
+
+def _sign_of(who: Who) -> object:
+    """Return what a path depends on of who asks."""
+    return None if who is NOBODY else (who.tier, who.overrides)
 
 
 def _is_usual(steps: Sequence[Step], entries: int) -> bool:

@@ -33,7 +33,21 @@ SECRET = b"0123456789abcdef0123456789abcdef"
 NOW_US = 1_790_000_000_123_456
 # A shared `*x` is reached as a pattern by a value that ends with x, else by its own name.
 KEYS = ("user", "api_key", "path", "a_b", "star*", "*x")
-VALUES = ("", "alice", "bob", "1", "/x/y", "/x/*", "1x", "a|b=c", "é" * 20, "v" * 200, "%41")
+VALUES = (
+    "",
+    "alice",
+    "carol",
+    "bob",
+    "1",
+    "2",
+    "/x/y",
+    "/x/*",
+    "1x",
+    "a|b=c",
+    "é" * 20,
+    "v" * 200,
+    "%41",
+)
 BOUNDS = RequestBounds(max_descriptors=4, max_entries=3, max_text_bytes=150)
 
 

@@ -1,5 +1,6 @@
 """What a planner remembers is bounded, and changes no plan; see also the property tests."""
 
+from collections.abc import Mapping
 from itertools import product
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.planning import make_plan
+from ratelimitd.decisions.subject import Subject
 from ratelimitd.policy.compile import compile_policy
 from ratelimitd.services.convert import RequestBounds, from_rls_request
 from ratelimitd.services.planner import (
@@ -16,6 +18,8 @@ from ratelimitd.services.planner import (
     MAX_WHOLE_CHECKS,
     Planner,
 )
+from ratelimitd.services.subject_cache import UNKNOWN, Cached
+from ratelimitd.services.subject_reads import OnRead
 from ratelimitd.store.wire import pack_plan
 from tests.services.conftest import message_of
 
@@ -98,3 +102,46 @@ def test_whole_plans_are_held_within_a_bound(planner: Planner, checks: int, most
     assert planner.plan(bodies[0]).plan is whole[bodies[0]]
     planner.plan(message_of(*["a=more"] * checks).SerializeToString()).plan  # noqa: B018 - held
     assert len(whole) < most
+
+
+class Records:
+    """A directory of what a test says."""
+
+    blocks = None
+
+    def __init__(self) -> None:
+        self.records: Mapping[str, Cached] = {}
+
+    def get(self, field: str) -> Cached:
+        return self.records.get(field, UNKNOWN)
+
+    def want(self, fields: object, done: OnRead) -> None:
+        raise AssertionError("a planner asks nobody")
+
+
+def test_plan_stands_while_the_registry_says_the_same_of_its_subjects() -> None:
+    # given a plan of a subject that nobody knows yet
+    policy = compile_policy(
+        {
+            "p.yaml": "{domain: api, subjects: {key: a}, descriptors: "
+            "[{key: a, rate_limit: {unit: minute, requests_per_unit: 5}}]}"
+        }
+    ).policy
+    directory = Records()
+    planner = Planner(policy, OPTIONS, SECRET, RequestBounds(), directory=directory)  # type: ignore[arg-type]  # blocks are facts here
+    body = message_of("a=1").SerializeToString()
+    ready = planner.plan(body)
+    (field,) = ready.missing
+    # then
+    assert planner.current(ready) is ready
+    # when there is no record of it
+    directory.records = {field: None}
+    # then it was planned rightly, and is not missing
+    met = planner.current(ready)
+    assert met == ready._replace(missing=())
+    assert planner.current(met) is met
+    # when it is forgotten, or has a record
+    for records in ({}, {field: Subject("pro")}):
+        directory.records = records
+        # then
+        assert planner.current(met) is None
