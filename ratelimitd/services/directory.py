@@ -16,6 +16,11 @@ class Directory(Protocol):
         """Return what is blocked."""
         ...
 
+    @property
+    def timeout_s(self) -> float:
+        """Return the seconds in which whoever wants something is told."""
+        ...
+
     def get(self, field: str, /) -> Cached:
         """Return the record of a subject, None if it has none, or UNKNOWN."""
         ...
@@ -29,6 +34,7 @@ class NoDirectory:
     """Nobody is registered, and nothing is blocked."""
 
     blocks = EMPTY
+    timeout_s = 0.0
 
     def get(self, field: str, /) -> Cached:
         """Return that there is no record."""

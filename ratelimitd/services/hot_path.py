@@ -8,7 +8,6 @@ Rules:
 - Calls whose subjects the directory does not know wait for it, all of a read with one question.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -18,7 +17,8 @@ from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd.decisions.plan import Reply
 from ratelimitd.errors import StoreError
 from ratelimitd.services.encode import encode_response
-from ratelimitd.services.hot_calls import Call, Head, Later, Replies, to_context
+from ratelimitd.services.hot_calls import Call, Head, Replies, to_context
+from ratelimitd.services.meeting import Meeting, Unmet
 from ratelimitd.services.parse import parse_request
 from ratelimitd.services.plan_cache import PlanCache
 from ratelimitd.services.planner import Planner
@@ -62,7 +62,7 @@ class HotPath:
     def serve(self, calls: Sequence[Call], replies: Replies) -> None:
         """Answer all calls of a read, each now or later; raises nothing."""
         done: list[tuple[int, bytes]] = []
-        unmet: list[_Unmet] = []
+        unmet: list[Unmet] = []
         self._serve(calls, replies, done, unmet)
         if done:
             replies.answer_all(done)
@@ -74,7 +74,7 @@ class HotPath:
         calls: Sequence[Call],
         replies: Replies,
         done: list[tuple[int, bytes]],
-        unmet: "list[_Unmet] | None",
+        unmet: list[Unmet] | None,
         planned: Mapping[bytes, ReadyPlan] = _NO_PLANS,
     ) -> None:
         """Answer calls into `done`, or send them; `unmet` takes those whose subject is not known.
@@ -107,7 +107,8 @@ class HotPath:
                     caller.check_domain(METHOD, domain)
                 ready = get_plan(body)
                 if ready.subjects:
-                    ready = self._with_subjects(ready, plans)
+                    if not ready.missing or unmet is None:
+                        ready = self._with_subjects(ready, plans)
                     if ready.missing and unmet is not None:
                         unmet.append((call, ready))
                         continue
@@ -130,8 +131,7 @@ class HotPath:
     @staticmethod
     def _with_subjects(ready: ReadyPlan, plans: PlanCache) -> ReadyPlan:
         """Return a plan that was made with what is known of its subjects now."""
-        current = ready.maker.current(ready)
-        return ready if current is ready else plans.renew(ready.body, current)
+        return ready if ready.maker.is_current(ready) else plans.renew(ready.body)
 
     def _planned(self, planned: Mapping[bytes, ReadyPlan], body: bytes) -> ReadyPlan:
         """Return the plan that was made of a body, unless another policy is in force by now."""
@@ -140,38 +140,22 @@ class HotPath:
             return self._plans.get(body)
         return ready
 
-    def _meet(self, unmet: "list[_Unmet]", replies: Replies) -> None:
-        """Serve calls once the directory knows their subjects, and no later than they wait."""
-        calls = [call for call, _ in unmet]
-        planned = {ready.body: ready for _, ready in unmet}
-        fields = list(dict.fromkeys([field for _, ready in unmet for field in ready.missing]))
-        loop = asyncio.get_running_loop()
-        met_at_s = self._service.store.now_s()
+    def _meet(self, unmet: Sequence[Unmet], replies: Replies) -> None:
+        """Serve calls once the directory knows their subjects."""
 
-        def serve(_: StoreError | None = None) -> None:
-            if not calls:
-                return
-            timer.cancel()
-            # What is left of each call's patience, by the time that went by.
-            late_s = self._service.store.now_s() - met_at_s
-            again = [
-                (number, Later(head, late_s, self._default_s), body) for number, head, body in calls
-            ]
-            calls.clear()
+        def serve(calls: Sequence[Call], planned: Mapping[bytes, ReadyPlan]) -> None:
             done: list[tuple[int, bytes]] = []
-            self._serve(again, replies, done, None, planned)
+            self._serve(calls, replies, done, None, planned)
             if done:
                 replies.answer_all(done)
 
-        shortest_s = min(self._patience_s(head) for _, head, _ in calls)
-        timer = loop.call_later(max(0.0, shortest_s - 2 * ANSWER_MARGIN_S), serve)
+        service = self._service
         try:
-            self._service.directory.want(fields, serve)
+            meeting = Meeting(unmet, serve, service.store.now_s, self._default_s)
+            meeting.begin(service.directory, 2 * ANSWER_MARGIN_S)
         except Exception as error:  # noqa: BLE001 - told to the callers, whatever it is
-            timer.cancel()
-            for number, _, _ in calls:
+            for (number, _, _), _ in unmet:
                 replies.fail(number, error)
-            calls.clear()
 
     def _patience_s(self, head: Head) -> float:
         return self._default_s if head.timeout_s is None else head.timeout_s
@@ -249,8 +233,6 @@ class HotPath:
         return plans
 
 
-# A call whose subjects are to be asked for, and its plan without them.
-_Unmet = tuple[Call, ReadyPlan]
 _Ticket = tuple[ReadyPlan, Replies, int, Head, int, bool]
 
 

@@ -1,7 +1,8 @@
 """Plans by the bytes of their requests: what a request means depends on the policy alone.
 
 Rules:
-- A plan is kept at its second sight, so that values which come once do not push out the rest.
+- A plan is kept at its second sight, so that values which come once do not push out the rest; one
+  whose subject nobody knows yet is not, as it will be asked for.
 - Two generations: what is asked for again moves to the young one; when that is full the old one
   is dropped. So it costs a look-up, and what is used stays.
 - Bounded by an estimate of bytes that errs upwards. Large requests are not kept.
@@ -64,16 +65,22 @@ class PlanCache:
             return plan
         self.misses += 1
         plan = self._make(body)
-        if len(body) <= MAX_REQUEST_BYTES and self._is_second_sight(hash(body)):
+        if (
+            len(body) <= MAX_REQUEST_BYTES
+            and not plan.missing
+            and self._is_second_sight(hash(body))
+        ):
             self._keep(body, plan)
         return plan
 
-    def renew(self, body: bytes, plan: ReadyPlan | None = None) -> ReadyPlan:
-        """Hold `plan` for one that was held, or make it anew: its subject is another one now."""
-        if plan is None:
-            plan = self._make(body)
+    def renew(self, body: bytes) -> ReadyPlan:
+        """Make a plan anew whose subject is another one now, and keep it if it was kept."""
+        plan = self._make(body)
         if body in self._young:
-            self._young[body] = plan
+            if plan.missing:
+                del self._young[body]
+            else:
+                self._young[body] = plan
         return plan
 
     def _keep(self, body: bytes, plan: ReadyPlan) -> None:

@@ -181,24 +181,17 @@ class Planner:
         records, missing = tuple(asked.subjects.items()), tuple(asked.missing)
         return ReadyPlan(outline, outline.shape, keys, body, None, self, b"", records, missing)
 
-    def current(self, ready: ReadyPlan) -> ReadyPlan | None:
-        """Return a plan by what the directory says now; None if it must be made anew."""
+    def is_current(self, ready: ReadyPlan) -> bool:
+        """Tell whether the directory says nothing else of a plan's subjects than it was made with.
+
+        One that was forgotten is to be asked for again; one that was missing may be missing still.
+        """
         get = self._directory.get
-        missing = ready.missing
-        still_missing = 0
         for field, record in ready.subjects:
             found = get(field)
-            if found is UNKNOWN:
-                # Or forgotten, and to be asked for again.
-                if field not in missing:
-                    return None
-                still_missing += 1
-            elif found is not record:
-                return None
-        if still_missing == len(missing):
-            return ready
-        # Nobody knows more of them than it was planned with.
-        return ready._replace(missing=tuple([one for one in missing if get(one) is UNKNOWN]))
+            if found is not record and not (found is UNKNOWN and field in ready.missing):
+                return False
+        return True
 
     def whole_plan(self, ready: ReadyPlan) -> Plan:
         """Return the plan of a request that was planned before."""

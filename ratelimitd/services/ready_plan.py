@@ -157,8 +157,8 @@ class PlanMaker(Protocol):
         """Return the plan of a request that was planned before."""
         ...
 
-    def current(self, ready: ReadyPlan) -> ReadyPlan | None:
-        """Return a plan as it would be made now, None if of other records."""
+    def is_current(self, ready: ReadyPlan) -> bool:
+        """Tell whether nobody says anything else of a plan's subjects than it was made with."""
         ...
 
 

@@ -76,6 +76,7 @@ class SubjectDirectory:
         self._registry = registry
         self._now_us = now_us
         self._cache = SubjectCache(max_records)
+        self.timeout_s = registry.timeout_s
         self._reads = SubjectReads(registry, self._keep, timeout_s=registry.timeout_s)
         self._known = NEVER_ASKED
         self._must_begin_anew = False

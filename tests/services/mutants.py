@@ -55,8 +55,8 @@ SERVICE_MUTANTS = (
     Mutant(
         "a subject that was forgotten is not asked for again",
         PLANNER,
-        "                if field not in missing:\n                    return None\n",
-        "",
+        "if found is not record and not (found is UNKNOWN and field in ready.missing):",
+        "if found is not record and found is not UNKNOWN:",
         ("tests/services/test_planner.py",),
     ),
     Mutant(
@@ -69,8 +69,8 @@ SERVICE_MUTANTS = (
     Mutant(
         "a plan is kept when the record behind it changed",
         PLANNER,
-        "            elif found is not record:\n                return None\n",
-        "",
+        "            if found is not record and not",
+        "            if found is UNKNOWN and not",
         SUBJECT_TESTS,
     ),
     Mutant(

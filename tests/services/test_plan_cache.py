@@ -20,7 +20,7 @@ class Maker:
     def whole_plan(self, ready: ReadyPlan) -> Plan:
         raise AssertionError("every plan is whole")
 
-    def current(self, ready: ReadyPlan) -> ReadyPlan | None:
+    def is_current(self, ready: ReadyPlan) -> bool:
         raise AssertionError("no plan has subjects")
 
 
@@ -99,3 +99,28 @@ def test_clear_forgets_plans_and_sights() -> None:
     # then
     assert len(cache) == 0
     assert len(maker.made) == 3
+
+
+def test_plan_is_kept_only_once_its_subject_was_asked_for() -> None:
+    # given requests of somebody whom nobody knows yet, and knows at last
+    maker = Maker()
+    missing: tuple[str, ...] = ("api|user=a",)
+
+    def make(body: bytes) -> ReadyPlan:
+        return maker(body)._replace(missing=missing)
+
+    cache = PlanCache(make)
+    for _ in range(3):
+        cache.get(b"a")
+    assert len(cache) == 0
+    # when
+    missing = ()
+    for _ in range(3):
+        cache.get(b"a")
+    # then
+    assert len(maker.made) == 5
+    # when its subject is forgotten
+    missing = ("api|user=a",)
+    cache.renew(b"a")
+    # then
+    assert len(cache) == 0

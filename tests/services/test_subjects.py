@@ -29,6 +29,8 @@ A = entry_field("api", "tenant", "a", is_secret=False, hash_secret=b"")
 class Registry:
     """A directory whose answers the test gives; it knows nobody until it is answered."""
 
+    timeout_s = 3600.0
+
     def __init__(self) -> None:
         self.blocks = EMPTY
         self.records: dict[str, Subject | None] = {}
