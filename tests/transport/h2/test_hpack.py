@@ -1,4 +1,5 @@
 from itertools import pairwise
+from random import Random
 
 import hpack
 import pytest
@@ -150,6 +151,34 @@ def test_hpack_decodes_what_the_library_encodes(
         assert [tuple(each) for each in oracle.decode(block, raw=True)] == fields
         assert decoder.table_size == oracle.header_table._current_size  # noqa: SLF001
         assert decoder.changed or decoder.table_size == before
+
+
+@given(seed=st.integers(0, 2**63), size=st.sampled_from([256, 1024, 4096]))
+def test_hpack_knows_fields_whose_indices_move(seed: int, size: int) -> None:
+    # Given a peer that sends the same fields again and again, with new ones between them.
+    rng = Random(seed)
+    encoder, decoder = hpack.Encoder(), Decoder()
+    encoder.header_table_size = size
+    lasting = [(b"x-%d" % number, b"v" * rng.randrange(20)) for number in range(8)]
+    start, end = sorted(rng.sample(range(9), 2))
+    for number in range(300):
+        if rng.random() < 0.05:
+            start, end = sorted(rng.sample(range(9), 2))
+        new = [(b"n", b"%d" % number)] * (rng.random() < 0.8)
+        fields = [(b":method", b"POST"), *lasting[start:end], *new, *lasting[end:]]
+
+        assert _decode(decoder, encoder.encode(fields)) == fields
+
+
+def test_hpack_refuses_an_entry_that_is_no_more() -> None:
+    # Given two entries, of which one is pushed out.
+    encoder, decoder = hpack.Encoder(), Decoder()
+    decoder.decode(encoder.encode([(b"x-a", b"1"), (b"x-b", b"2")]))
+    assert _decode(decoder, b"\xbf\xbe") == [(b"x-a", b"1"), (b"x-b", b"2")]
+    decoder.decode(encoder.encode([(b"x-c", b"c" * 4_000)]))
+    # When somebody asks for both again, of which the older one is gone.
+    with pytest.raises(HpackError):
+        decoder.decode(b"\xc0\xbf")
 
 
 @given(st.lists(st.binary(max_size=40), max_size=6), _LISTS)
