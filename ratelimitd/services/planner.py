@@ -1,21 +1,15 @@
 """Encoded requests to ready plans, under one policy, one hash secret and one set of facts.
 
 Rules:
-- A request of the usual kind, whose descriptors bring no limit and no cost of their own, takes a
-  path through the policy: keys, rules, ways, and the tier and overrides of who asks. A path is
-  learned at its second sight, by `make_plan`; from then on only counters, and a cost that is new,
-  are worked out.
-- A path on which metrics show values, an entry matches nothing, or a limit has named slots, has no
-  common outline; nor has a request with an entry of a key of which some value is blocked.
-- Where one entry alone may have any value, requests that differ in it are not even read: see alike.
-- A subject that the directory does not know is planned without a record, and named as missing.
-- Bounded: paths of MAX_PATH_ENTRIES entries, MAX_ENTRIES of all paths together, MAX_WHOLE whole
-  plans of requests that have an outline.
+- A request of the usual kind takes a path through the policy: see following. A path is learned at
+  its second sight, by `make_plan`; from then on only counters, and a cost that is new, are worked
+  out. Any other request is planned by itself, and has an outline of its own.
+- Where one entry alone may have any value, requests that differ in it are not read: see alike.
+- Bounded: MAX_ENTRIES of all paths together, and MAX_WHOLE whole plans that were asked for.
 """
 
 from array import array
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import NamedTuple
 
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
@@ -25,22 +19,27 @@ from ratelimitd.decisions.plan import Plan
 from ratelimitd.decisions.planning import MAX_COST, make_plan
 from ratelimitd.decisions.recipe import Place, Recipe, to_recipe
 from ratelimitd.decisions.subject import Subject
-from ratelimitd.decisions.who import NOBODY, Who, subject_field, who_asks
-from ratelimitd.policy.match import DEFAULT, EXACT, Step, step_from, take_attributes, to_part, walk
+from ratelimitd.decisions.who import NOBODY
+from ratelimitd.policy.match import DEFAULT, EXACT, step_from, take_attributes, to_part, walk
 from ratelimitd.policy.model import Domain, Node, Policy
 from ratelimitd.services.alike import Alike
 from ratelimitd.services.convert import RequestBounds, from_rls_request
 from ratelimitd.services.directory import Directory, NoDirectory
+from ratelimitd.services.following import (
+    NO_ATTRIBUTES,
+    Asked,
+    Entries,
+    Followed,
+    Follower,
+    sign_of,
+)
 from ratelimitd.services.parse import parse_request
 from ratelimitd.services.ready_plan import Outline, ReadyPlan
 from ratelimitd.services.subject_cache import UNKNOWN
 from ratelimitd.store.wire import pack_plan
 
-# A gateway's request has a few entries. What a path takes is about a KiB for each.
-MAX_PATH_ENTRIES = 16
+# Of all paths that are known: what one takes is about a KiB for each of its entries.
 MAX_ENTRIES = 4_096
-# A longer key is matched by a pattern, and may be another one each time.
-MAX_KEY = 256
 # Costs of a path whose outlines are kept: most have one, and some traffic has another each time.
 MAX_COSTS = 8
 # Whole plans are asked for by refusals, and the same callers are refused again and again.
@@ -48,9 +47,6 @@ MAX_WHOLE = 512
 MAX_WHOLE_CHECKS = 2_048
 MAX_SIGHTS = 4_096
 _SIGHT = MAX_SIGHTS - 1
-
-_Entries = list[tuple[str, str]]
-_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 class _Known(NamedTuple):
@@ -61,23 +57,6 @@ class _Known(NamedTuple):
     is_plain: bool
 
 
-class _Asked(NamedTuple):
-    """The entries of each descriptor, the field of its subject, and what is known of those."""
-
-    entries: list[_Entries]
-    fields: list[str]
-    subjects: dict[str, Subject | None]
-    missing: list[str]
-
-
-class _Followed(NamedTuple):
-    """Where a usual request leads; `entries` are without attributes, `tiers` of who asks."""
-
-    path: tuple[object, ...]
-    entries: list[_Entries]
-    tiers: list[str]
-
-
 class _Like(NamedTuple):
     """Requests of one descriptor that differ in one value, which leads from `parent` to `node`.
 
@@ -86,9 +65,9 @@ class _Like(NamedTuple):
 
     domain: Domain
     path: tuple[object, ...]
-    before: _Entries
+    before: Entries
     key: str
-    after: _Entries
+    after: Entries
     attributes: Mapping[str, str]
     parent: Node
     node: Node
@@ -114,8 +93,7 @@ class Planner:
         self._bounds = bounds
         # An empty one counts as false.
         self._directory: Directory = NoDirectory() if directory is None else directory
-        # A text of so many characters is within the bound whatever they are.
-        self._short = bounds.max_text_bytes // 4
+        self._follower = Follower(bounds, hash_secret, facts, self._directory)
         self._known: dict[tuple[object, ...], _Known] = {}
         self._known_entries = 0
         self._sights = array("q", bytes(8 * MAX_SIGHTS))
@@ -132,8 +110,8 @@ class Planner:
                 return ready
         message = parse_request(rls_pb2.RateLimitRequest, body)
         domain = self.policy.domains.get(message.domain)
-        asked = self._ask(domain, message)
-        found = None if domain is None else self._follow(domain, message, asked)
+        asked = self._follower.ask(domain, message)
+        found = None if domain is None else self._follower.follow(domain, message, asked)
         if domain is None or found is None:
             return self._plan_alone(message, body, asked)
         known = self._known.get(found.path)
@@ -153,16 +131,16 @@ class Planner:
             return None
         domain = like.domain
         entries = [*like.before, (like.key, value), *like.after]
-        asked = _Asked([entries], [], {}, [])
+        asked = Asked([entries], [], {}, [])
         who = NOBODY
         if domain.subjects is not None:
-            self._look_up(domain, asked)
-            who = self._who(domain, asked, 0, like.attributes)
-        known = self._known.get((*like.path, _sign_of(who)))
+            self._follower.look_up(domain, asked)
+            who = self._follower.who(domain, asked, 0, like.attributes)
+        known = self._known.get((*like.path, sign_of(who)))
         return None if known is None else self._plan_known(known, 1, asked.entries, body, asked)
 
     def _plan_known(
-        self, known: _Known, cost: int, entries: Sequence[_Entries], body: bytes, asked: _Asked
+        self, known: _Known, cost: int, entries: Sequence[Entries], body: bytes, asked: Asked
     ) -> ReadyPlan:
         """Plan a request whose path is known: only its counters are to be named."""
         outline = known.outlines.get(cost)
@@ -209,7 +187,7 @@ class Planner:
         return plan
 
     def _plan_alone(
-        self, message: rls_pb2.RateLimitRequest, body: bytes, asked: _Asked
+        self, message: rls_pb2.RateLimitRequest, body: bytes, asked: Asked
     ) -> ReadyPlan:
         """Plan a request that shares its outline with no other."""
         plan = self._make(message, asked.subjects)
@@ -234,82 +212,13 @@ class Planner:
         facts = self.facts._replace(subjects=subjects) if subjects else self.facts
         return make_plan(self.policy, request, self._options, self.hash_secret, facts)
 
-    def _ask(self, domain: Domain | None, message: rls_pb2.RateLimitRequest) -> _Asked:
-        """Return what is asked, with what the directory says of each subject that is named."""
-        every = [
-            [(entry.key, entry.value) for entry in descriptor.entries]
-            for descriptor in message.descriptors
-        ]
-        asked = _Asked(every, [], {}, [])
-        if domain is not None and domain.subjects is not None:
-            self._look_up(domain, asked)
-        return asked
-
-    def _look_up(self, domain: Domain, asked: _Asked) -> None:
-        """Add the subjects that are named, and their records."""
-        subjects = asked.subjects
-        for entries in asked.entries:
-            field = subject_field(domain, entries, self.hash_secret)
-            asked.fields.append(field)
-            if field and field not in subjects:
-                record = self._directory.get(field)
-                if record is UNKNOWN:
-                    asked.missing.append(field)
-                    record = None
-                subjects[field] = record
-
-    def _who(self, domain: Domain, asked: _Asked, at: int, attributes: Mapping[str, str]) -> Who:
-        """Return who asks with the descriptor `at`."""
-        field = asked.fields[at]
-        return who_asks(domain, field, attributes, asked.subjects.get(field), self.facts.now_us)
-
-    def _follow(
-        self, domain: Domain, message: rls_pb2.RateLimitRequest, asked: _Asked
-    ) -> _Followed | None:
-        """Return where a usual request leads, or None for any other."""
-        path: list[object] = [domain.name]
-        every: list[_Entries] = []
-        tiers: list[str] = []
-        short = self._short
-        blocked = self.facts.blocks.keys.get(domain.name, ())
-        if len(message.descriptors) > MAX_PATH_ENTRIES:
-            return None
-        count = 0
-        for at, descriptor in enumerate(message.descriptors):
-            if (
-                descriptor.is_negative_hits
-                or descriptor.HasField("limit")
-                or descriptor.HasField("hits_addend")
-            ):
-                return None
-            entries = asked.entries[at]
-            for key, value in entries:
-                if len(value) > short or not key or len(key) > MAX_KEY or key in blocked:
-                    return None
-            attributes, who = _NONE, NOBODY
-            if domain.attributes:
-                rest, attributes = take_attributes(domain, entries)
-                entries = list(rest)
-            if domain.subjects is not None:
-                who = self._who(domain, asked, at, attributes)
-            count += len(entries)
-            steps = walk(domain, entries) if count <= MAX_PATH_ENTRIES else []
-            if not _is_usual(steps, len(entries)):
-                return None
-            for (key, _), (node, how) in zip(entries, steps, strict=True):
-                path += (key, id(node), how)
-            path.append(_sign_of(who))
-            every.append(entries)
-            tiers.append(who.tier)
-        return _Followed(tuple(path), every, tiers)
-
     def _learn_alike(
-        self, domain: Domain, found: _Followed, message: rls_pb2.RateLimitRequest, body: bytes
+        self, domain: Domain, found: Followed, message: rls_pb2.RateLimitRequest, body: bytes
     ) -> None:
         """Remember what requests like this one lead to, if one value alone may be another."""
         sent = [(entry.key, entry.value) for entry in message.descriptors[0].entries]
         (matched,) = found.entries
-        attributes: Mapping[str, str] = _NONE
+        attributes: Mapping[str, str] = NO_ATTRIBUTES
         if domain.attributes:
             _, attributes = take_attributes(domain, sent)
         if not self._alike.is_due(body, (found.path, tuple(attributes.items()))):
@@ -320,7 +229,7 @@ class Planner:
             return
         (at,) = open_to_any
         key, value = matched[at]
-        if len(value.encode()) > self._short:
+        if len(value.encode()) > self._follower.short:
             return
         like = _Like(
             domain,
@@ -342,7 +251,7 @@ class Planner:
         self._sights[place] = sight
         return False
 
-    def _learn(self, domain: Domain, found: _Followed, plan: Plan) -> _Known:
+    def _learn(self, domain: Domain, found: Followed, plan: Plan) -> _Known:
         """Remember what a path leads to, from a request that took it."""
         recipes: list[tuple[int, Recipe]] = []
         place = Place(self._options, self.hash_secret, domain.partition_by)
@@ -372,16 +281,3 @@ class Planner:
         )
         self._known[found.path] = known
         return known
-
-
-def _sign_of(who: Who) -> object:
-    """Return what a path depends on of who asks."""
-    return None if who is NOBODY else (who.tier, who.overrides)
-
-
-def _is_usual(steps: Sequence[Step], entries: int) -> bool:
-    """Tell whether all entries matched, and a limit is reached that only the path decides about."""
-    if not steps or len(steps) < entries:
-        return False
-    node = steps[-1][0]
-    return not node.needs_metric_walk and not any(limit.slot for limit in node.limits)
