@@ -93,8 +93,8 @@ local function counter_at(counters, index, at)
   local key = counters.keys[index]
   local counter = counters.by_key[key]
   if not counter then
-    local a, is_readable, b = at.algorithm.load(counters.states[index], at)
-    counter = {key = key, at = at, a = a, is_dirty = not is_readable}
+    local a, is_readable, b, is_pulled = at.algorithm.load(counters.states[index], at)
+    counter = {key = key, at = at, a = a, is_dirty = is_pulled or not is_readable}
     if b then
       counter.b = b
     end
@@ -124,6 +124,10 @@ local function charge_all(checks, counters)
       counters.next_slot = counters.next_slot + SLOT_LENGTH
     end
     check.counter, check.a_before, check.b_before = counter, counter.a, counter.b
+    check.was_dirty = counter.is_dirty
+    if check.pull then
+      check.pull(counter, check.at)
+    end
     local is_over
     check.used_before, check.used_after, is_over, check.lost = check.charge(counter, check, slot)
     check.is_over = is_over
@@ -139,6 +143,7 @@ local function roll_back(checks)
   for i = #checks, 1, -1 do
     local check = checks[i]
     local counter, undo = check.counter, check.algorithm.undo
+    counter.is_dirty = check.was_dirty
     if undo then
       undo(counter, check.a_before)
     else
@@ -147,10 +152,13 @@ local function roll_back(checks)
   end
 end
 
--- Charges what counts although the request is refused.
+-- Charges what counts although the request is refused, and pulls again what was pulled.
 local function charge_denied(checks)
   for i = 1, #checks do
     local check = checks[i]
+    if check.pull then
+      check.pull(check.counter, check.at)
+    end
     if check.counts_denied then
       check.lost = select(4, check.charge(check.counter, check))
     end

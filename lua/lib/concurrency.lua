@@ -5,7 +5,7 @@
   up here, and a refund frees those with the nearest deadlines, whoever holds them: so the bound is
   the limit, and releases of what was refused or is overdue. A refused request holds nothing.
   State: a sorted set, member 16 bytes, score the deadline in us. A deadline too far ahead (the clock
-  stepped back) is pulled to now + slot_ttl.
+  stepped back) is pulled to now + slot_ttl, and written so.
   In a counter, `b` is its set, and `a` the length of the log by which charges are undone.
 
   --- @include "lib/prelude" ]]
@@ -47,9 +47,10 @@ local function new_concurrency()
     return set
   end
 
-  -- state: the reply of ZRANGE WITHSCORES, or its error. Returns 0, is_readable, the set.
+  -- state: the reply of ZRANGE WITHSCORES, or its error. Returns 0, is_readable, the set, and whether
+  -- a deadline was pulled.
   function concurrency.load(state, at)
-    local set = new_set(at)
+    local set, is_pulled = new_set(at), false
     if not state then
       return 0, true, set
     end
@@ -68,10 +69,11 @@ local function new_concurrency()
         set.count = set.count + 1
         if deadline_us >= at.deadline_us then
           set.fresh = set.fresh + 1
+          is_pulled = is_pulled or deadline_us > at.deadline_us
         end
       end
     end
-    return 0, true, set
+    return 0, true, set, is_pulled
   end
 
   local function set_member(set, id, deadline_us)

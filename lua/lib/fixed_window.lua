@@ -2,7 +2,8 @@
 
   A fixed window admits up to 2x the limit in a window-long span across a border.
   State: "start:used", the window's start in us and what was charged in it. A state from an older
-  window is empty; one from a later window (the clock stepped back) is pulled to now, its count kept.
+  window is empty; one from a later window (the clock stepped back) is pulled to now, its count kept,
+  and written so, or it would be ahead for as long as the clock is behind.
   In a counter, `a` is what was used.
 
   --- @include "lib/prelude" ]]
@@ -28,7 +29,7 @@ function fixed_window.at(window_us, now_us)
   return fixed_window.between(start_us, start_us + window_us, now_us)
 end
 
--- Returns used, is_readable.
+-- Returns used, is_readable, nil, and whether the state was pulled to now.
 function fixed_window.load(state, window)
   if not state then
     return 0, true
@@ -51,7 +52,7 @@ function fixed_window.load(state, window)
   if start_us < window.start_us then
     return 0, true
   end
-  return used, true
+  return used, true, nil, start_us > window.start_us
 end
 
 -- Adds `cost` to the counter, up to 2^53 - 1; below 0 it is a refund, floored at zero. Returns used

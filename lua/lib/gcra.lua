@@ -5,7 +5,7 @@
   limit lets them pass, TAT goes at most burst + max_debt cells ahead; what is beyond is lost.
   State: "us:rem", TAT in whole microseconds and a remainder in 1/limit us. A remainder that another
   limit left is rounded up where it is too large; a TAT too far ahead (the clock stepped back, or the
-  limit changed) is pulled to the most that may be. In a counter, `a` is us and `b` is rem.
+  limit changed) is pulled to the most that may be, and written so. In a counter, `a` is us and `b` rem.
   Within: the policy bounds limit and burst to 2^26 and burst + max_debt cells to 2^52 us. All is
   worked out as time ahead of now, so that no sum exceeds 2^53.
 
@@ -86,6 +86,20 @@ local function new_gcra()
       return most_us, at.most_rem
     end
     return us, rem
+  end
+
+  -- Pulls TAT to the most that may be by this limit, and has it written. Not where the limit is 0.
+  function gcra.pull(counter, at)
+    -- Most are not even near.
+    if counter.a + 1 < at.now_us + at.most_us then
+      return
+    end
+    local us, rem = ahead(counter, at)
+    local is_pulled = counter.a > at.now_us + us or (counter.a == at.now_us + us and counter.b > rem)
+    if is_pulled then
+      counter.a, counter.b = at.now_us + us, rem
+      counter.is_dirty = true
+    end
   end
 
   -- How many cells a time ahead takes, rounded up: where floats may round, a guess, then exactly.

@@ -48,6 +48,8 @@ function shape.check(packed, position, now_us, windows)
     algorithm = algorithm,
     charge = algorithm and algorithm.charge,
     tell = algorithm and algorithm.tell,
+    -- Of gcra: what one limit may hold is too far ahead for another that shares the counter.
+    pull = algorithm and limit > 0 and algorithm.pull,
     at = at,
     limit = limit,
     cost = cost,
@@ -65,6 +67,7 @@ function shape.check(packed, position, now_us, windows)
     counter = false,
     a_before = false,
     b_before = false,
+    was_dirty = false,
     used_before = false,
     used_after = false,
     is_over = false,

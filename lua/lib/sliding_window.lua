@@ -45,7 +45,7 @@ local function new_sliding_window()
     }
   end
 
-  -- Returns current, is_readable, previous.
+  -- Returns current, is_readable, previous, and whether the state was pulled to now.
   function sliding_window.load(state, window)
     if not state then
       return 0, true, 0
@@ -60,7 +60,7 @@ local function new_sliding_window()
       return 0, false, 0
     end
     if start_us >= window.start_us then
-      return current, true, previous
+      return current, true, previous, start_us > window.start_us
     end
     if start_us >= window.start_us - window.window_us then
       return 0, true, current

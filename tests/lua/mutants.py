@@ -333,7 +333,18 @@ _CHECK_MUTANTS = (
         "not is_refused",
     ),
     ("a question writes", SHAPE, "spends = cost ~= 0 and", "spends = true and"),
-    ("unreadable state stays", BATCH, "is_dirty = not is_readable", "is_dirty = false"),
+    (
+        "unreadable state stays",
+        BATCH,
+        "is_dirty = is_pulled or not is_readable",
+        "is_dirty = is_pulled",
+    ),
+    (
+        "a state ahead of the clock stays ahead",
+        BATCH,
+        "is_dirty = is_pulled or not is_readable",
+        "is_dirty = not is_readable",
+    ),
     (
         "a denied request is admitted",
         BATCH,

@@ -21,6 +21,12 @@ def active(state: State | None, check: Check, now_us: int) -> dict[bytes, int]:
     }
 
 
+def pulled(state: State, check: Check, now_us: int) -> State:
+    """Return who holds a place with deadlines that may be, if there is one that may not be."""
+    last = now_us + check.limit.slot_ttl_us
+    return active(state, check, now_us) if max(state.values(), default=0) > last else state
+
+
 def charge(state: State | None, check: Check, now_us: int) -> Outcome:
     """Take or free places; a named holder has one place at most."""
     held = active(state, check, now_us)

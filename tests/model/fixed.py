@@ -31,6 +31,12 @@ def used_at(state: State | None, start_us: int) -> int:
     return state[1]
 
 
+def pulled(state: State, check: Check, now_us: int) -> State:
+    """Return a state from a later window as one of this window."""
+    start, _ = window_at(check, now_us) or (0, 0)
+    return (min(state[0], start), state[1])
+
+
 def charge(state: State | None, check: Check, now_us: int) -> Outcome:
     """Add the cost: never below zero, never beyond 2^53 - 1."""
     start, _ = window_at(check, now_us) or (0, 0)

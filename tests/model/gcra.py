@@ -34,6 +34,17 @@ def state_of(time: Fraction, limit: Limit) -> State:
     return us, int(rem)
 
 
+def pulled(state: State, check: Check, now_us: int) -> State:
+    """Return a state that is ahead of now by more than burst and debt as one that is not."""
+    limit = check.limit
+    if limit.requests_per_unit == 0:
+        return state
+    us, rem = state
+    whole = us + (Fraction(rem, limit.requests_per_unit) if rem < limit.requests_per_unit else 1)
+    most = now_us + (limit.capacity + limit.debt) * cell_of(limit)
+    return state_of(most, limit) if whole > most else state
+
+
 def charge(state: State | None, check: Check, now_us: int) -> Outcome:
     """Add the cost: never before now, never beyond burst and debt."""
     limit, cost = check.limit, check.cost

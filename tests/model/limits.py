@@ -41,7 +41,8 @@ class ModelStore:
     """A store that decides like the scripts should.
 
     `lives_ms` says how long each key that the last batch wrote must live, and `lost` what gcra
-    could not remember in it.
+    could not remember in it. What is ahead of the clock when a check meets it is written as it
+    counts.
     """
 
     counters: Counters = field(default_factory=dict)
@@ -62,12 +63,16 @@ class ModelStore:
         if any(is_stale(check, now_us) for check in plan.checks):
             nothing = tuple(CheckResult(False, 0, 0, 0, 0, 0) for _ in plan.checks)
             return Reply(now_us, True, nothing, is_stale=True)
-        seen, newborn = self._look(plan, now_us)
+        seen, newborn = self._look(plan, now_us, is_booked=is_booked)
         is_refused = plan.is_denied or refuses(plan, [one.outcome.is_over for one in seen])
         held = dict(self.counters)
         lives: dict[bytes, int] = {}
         lost = 0
         for check, key, _, _ in seen:
+            state = pulled(held.get(key), check, now_us)
+            if state != held.get(key):
+                held[key] = state
+                lives[key] = life_ms(state, check, now_us)
             if not spends(check) or (is_refused and not counts_denied(check)):
                 continue
             booked = charge(held.get(key), check, now_us)
@@ -92,30 +97,47 @@ class ModelStore:
             self._book(held, lives, lost)
         return Reply(now_us, is_refused, tuple(results))
 
-    def _look(self, plan: Plan, now_us: int) -> tuple[list[_Seen], dict[bytes, list[Births]]]:
+    def _pull_births(self, key: bytes, now_us: int) -> None:
+        """Write a count of births that is ahead of the clock as one of this second."""
+        state, start = self.counters.get(key), now_us // SECOND_US * SECOND_US
+        if state is not None and state[0] > start:
+            self.counters[key] = (start, state[1])
+            self.lives_ms[key] = -(-(start + SECOND_US - now_us) // 1000)
+
+    def _look(
+        self, plan: Plan, now_us: int, *, is_booked: bool
+    ) -> tuple[list[_Seen], dict[bytes, list[Births]]]:
         """Charge a copy as if the plan were admitted; also returns the births of new keys."""
         held = dict(self.counters)
         newborn: dict[bytes, list[Births]] = {}
         seen = []
         for check in plan.checks:
-            key, is_overflowed = check.key, False
-            if check.births is not None and check.cost > 0:
-                is_there = key in self.counters or key in newborn
-                if check.limit.algorithm is Algorithm.CONCURRENCY:
-                    is_there = bool(concurrency.active(held.get(key), check, now_us))
-                if not is_there:
-                    if births_at(held, check.births, now_us) < check.births.per_second:
-                        newborn.setdefault(key, []).append(check.births)
-                        start = now_us // SECOND_US * SECOND_US
-                        count = births_at(held, check.births, now_us) + 1
-                        held[check.births.key] = (start, count)
-                    else:
-                        key, is_overflowed = check.births.overflow_key, True
-            outcome = charge(held.get(key), check, now_us)
+            key, births = check.key, check.births
+            if births is not None and self._is_new(check, held, newborn, now_us):
+                if is_booked:
+                    self._pull_births(births.key, now_us)
+                if births_at(held, births, now_us) < births.per_second:
+                    newborn.setdefault(key, []).append(births)
+                    start = now_us // SECOND_US * SECOND_US
+                    held[births.key] = (start, births_at(held, births, now_us) + 1)
+                else:
+                    key = births.overflow_key
+            held[key] = state = pulled(held.get(key), check, now_us)
+            outcome = charge(state, check, now_us)
             if spends(check):
                 held[key] = outcome.state
-            seen.append(_Seen(check, key, outcome, is_overflowed))
+            seen.append(_Seen(check, key, outcome, key != check.key))
         return seen, newborn
+
+    def _is_new(
+        self, check: Check, held: Counters, newborn: dict[bytes, list[Births]], now_us: int
+    ) -> bool:
+        """Say whether charging a check would give birth to its counter."""
+        if check.cost <= 0:
+            return False
+        if check.limit.algorithm is Algorithm.CONCURRENCY:
+            return not concurrency.active(held.get(check.key), check, now_us)
+        return check.key not in self.counters and check.key not in newborn
 
     def _book(self, held: Counters, lives: dict[bytes, int], lost: int) -> None:
         self.lost = min(self.lost + lost, 2**53 - 1)
@@ -136,6 +158,13 @@ def charge(state: Any, check: Check, now_us: int) -> Outcome:
     """Charge one counter as if the request were admitted."""
     outcome: Outcome = _ALGORITHMS[check.limit.algorithm].charge(state, check, now_us)
     return outcome
+
+
+def pulled(state: Any, check: Check, now_us: int) -> Any:
+    """Return the state of a counter, of which nothing is further ahead of now than may be."""
+    if state is None:
+        return None
+    return _ALGORITHMS[check.limit.algorithm].pulled(state, check, now_us)
 
 
 def told(state: Any, seen: _Seen, now_us: int, need: int) -> Told:

@@ -34,6 +34,12 @@ def estimate(state: State, window_us: int, now_us: int) -> int:
     return current + ceil(Fraction(previous * parts, 2**20))
 
 
+def pulled(state: State, check: Check, now_us: int) -> State:
+    """Return a state from a later window as one of this window."""
+    start = now_us // check.limit.window_us * check.limit.window_us
+    return (min(state[0], start), *state[1:])
+
+
 def charge(state: State | None, check: Check, now_us: int) -> Outcome:
     """Add the cost to the current window: never below zero, never beyond 2^32."""
     window = check.limit.window_us

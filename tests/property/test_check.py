@@ -214,18 +214,25 @@ def test_order_of_limits_in_a_request_does_not_matter(
 
 @given(histories)
 @example([Moment(0, [plan_of(check_of(limit_of(0, counts_denied=False)))])])
-def test_refusal_that_counts_no_denied_hits_changes_nothing(
+def test_refusal_that_counts_no_denied_hits_changes_nothing_but_what_is_ahead(
     client: redis.Redis, store: ScriptedStore, history: History
 ) -> None:
     # given
     client.flushall()
-    now_us = NOW_US
+    model, now_us = ModelStore(), NOW_US
     for step, batch in history:
         now_us += step
         for plan in batch:
             before = dump(client)
             # when
             (reply,) = store.check([plan], now_us)
+            model.check([plan], now_us)
             # then
             if reply.is_refused and not any(counts_denied(c) for c in plan.checks):
-                assert dump(client) == before
+                after = dump(client)
+                assert set(before) == set(after)
+                changed = {key for key, state in after.items() if before[key] != state}
+                assert changed <= set(model.lives_ms)
+                # and what was ahead of the clock is so no more
+                assert store.check([plan], now_us) == [reply]
+                assert dump(client) == after
