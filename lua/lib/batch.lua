@@ -93,8 +93,15 @@ local function counter_at(counters, index, at)
   local key = counters.keys[index]
   local counter = counters.by_key[key]
   if not counter then
-    local a, is_readable, b, is_pulled = at.algorithm.load(counters.states[index], at)
-    counter = {key = key, at = at, a = a, is_dirty = is_pulled or not is_readable}
+    local state = counters.states[index]
+    local a, is_readable, b, is_pulled = at.algorithm.load(state, at)
+    counter = {
+      key = key,
+      at = at,
+      a = a,
+      is_dirty = is_pulled or not is_readable,
+      is_there = state and true or false,
+    }
     if b then
       counter.b = b
     end
@@ -122,6 +129,7 @@ local function charge_all(checks, counters)
     if check.has_slot then
       slot = sub(counters.slots, counters.next_slot, counters.next_slot + SLOT_LENGTH - 1)
       counters.next_slot = counters.next_slot + SLOT_LENGTH
+      check.slot = slot
     end
     check.counter, check.a_before, check.b_before = counter, counter.a, counter.b
     check.was_dirty = counter.is_dirty
@@ -160,7 +168,7 @@ local function charge_denied(checks)
       check.pull(check.counter, check.at)
     end
     if check.counts_denied then
-      check.lost = select(4, check.charge(check.counter, check))
+      check.lost = select(4, check.charge(check.counter, check, check.slot))
     end
   end
 end
@@ -215,7 +223,8 @@ function batch.decide(request, counters, reply)
     local check = checks[i]
     local counter, is_over = check.counter, check.is_over
     if check.spends and (check.counts_denied or not is_refused) then
-      counter.is_dirty = true
+      -- A refund to nobody leaves nothing behind.
+      counter.is_dirty = counter.is_dirty or check.cost > 0 or counter.is_there
       if check.lost then
         counters.lost = min(counters.lost + check.lost, MAX_INTEGER)
       end

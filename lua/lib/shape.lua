@@ -55,8 +55,9 @@ function shape.check(packed, position, now_us, windows)
     cost = cost,
     is_shadow = flags % 2 == 1,
     is_quota = flags % 4 >= 2,
-    -- A refused call holds no place.
-    counts_denied = flags % 8 >= 4 and number ~= CONCURRENCY,
+    -- Charged also where the request is refused: a refused call holds no place, and what is given
+    -- back is given back whoever refuses.
+    counts_denied = cost < 0 or (flags % 8 >= 4 and number ~= CONCURRENCY),
     is_joined = flags % 16 >= 8,
     has_slot = flags % 32 >= 16,
     births = has_births and births or nil,
@@ -75,6 +76,7 @@ function shape.check(packed, position, now_us, windows)
     -- With births: the count of them that was charged, and whether the overflow counter was.
     born = false,
     is_overflowed = false,
+    slot = false,
   }
 end
 

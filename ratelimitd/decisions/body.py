@@ -7,9 +7,10 @@ Rules:
 """
 
 import json
+import re
 
 from ratelimitd.decisions.plan import Outcome, Plan
-from ratelimitd.decisions.verdict import Code, Status
+from ratelimitd.decisions.verdict import Status, refusing
 from ratelimitd.json_value import JsonValue
 from ratelimitd.policy.model import HeaderStyle, Limit
 
@@ -20,6 +21,7 @@ US_PER_S = 1_000_000
 PROBLEM_TYPE = "application/problem+json"
 _TITLE = "Too Many Requests"
 _STATUS = 429
+_PLACEHOLDER = re.compile(r"\{(?:name|limit|retry_after)\}")
 
 
 def to_body(plan: Plan, statuses: tuple[Status, ...]) -> bytes:
@@ -42,8 +44,9 @@ def has_problem(plan: Plan, statuses: tuple[Status, ...]) -> bool:
 def body_status(plan: Plan, statuses: tuple[Status, ...]) -> Status | None:
     """Return the refusal that the body tells of."""
     told: Status | None = None
-    for descriptor, status in zip(plan.descriptors, statuses, strict=True):
-        if status.code is Code.OK or not _has_body(plan, descriptor.outcome, status.limit):
+    for at in refusing(statuses):
+        status = statuses[at]
+        if not _has_body(plan, plan.descriptors[at].outcome, status.limit):
             continue
         if told is None or _longest(status) > _longest(told):
             told = status
@@ -86,7 +89,5 @@ def _fill(limit: Limit, wait_s: int) -> bytes:
         "{limit}": str(limit.requests_per_unit),
         "{retry_after}": str(wait_s),
     }
-    text = limit.refusal_body
-    for placeholder, value in values.items():
-        text = text.replace(placeholder, value)
+    text = _PLACEHOLDER.sub(lambda found: values[found[0]], limit.refusal_body)
     return text.encode("utf-8", "surrogatepass")

@@ -16,7 +16,7 @@ from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.request import Descriptor, Override
 from ratelimitd.decisions.shown import shown_match
 from ratelimitd.decisions.subject import Block
-from ratelimitd.decisions.subject_entry import entry_field
+from ratelimitd.decisions.subject_entry import LONG_KEY, entry_field
 from ratelimitd.decisions.who import NOBODY, Who, subject_field, who_asks
 from ratelimitd.policy.match import (
     Match,
@@ -46,7 +46,7 @@ class Found(NamedTuple):
     """What matching found for one descriptor, before replacement.
 
     `sent` are the entries that matching saw, `entries` those sent as people may see them.
-    `is_own_amount` says that the numbers came with the request, whoever asks.
+    `own` is the one of the limits whose number came with the request, whoever asks.
     """
 
     limits: tuple[Limit, ...]
@@ -58,7 +58,7 @@ class Found(NamedTuple):
     who: Who = NOBODY
     attributes: Mapping[str, str] = _NONE
     block: Block | None = None
-    is_own_amount: bool = False
+    own: Limit | None = None
 
 
 def find(scene: Scene, descriptor: Descriptor) -> Found:
@@ -70,20 +70,22 @@ def find(scene: Scene, descriptor: Descriptor) -> Found:
     matched = match(domain, sent)
     block = _block(scene, descriptor.entries) if scene.facts.blocks else None
     override = descriptor.override
-    if override is not None and (matched.limit is None or matched.limit.has_upstream_override):
-        return _own_limit(scene, sent, override, matched)._replace(block=block)
-    limits = matched.limits
-    if limits and override is not None:
-        limits = _overridden(limits, override)
-    if scene.options.is_quota_mode:
-        limits = tuple(
-            [limit if limit.is_quota else replace(limit, is_quota=True) for limit in limits]
-        )
     who = NOBODY
     if domain.subjects is not None:
         field = subject_field(domain, sent, secret)
         record = scene.facts.subjects.get(field)
         who = who_asks(domain, field, attributes, record, scene.facts.now_us)
+    if override is not None and (matched.limit is None or matched.limit.has_upstream_override):
+        return _own_limit(scene, sent, override, matched)._replace(block=block, who=who)
+    limits = matched.limits
+    # The number of a request is for the first limit that is the subject's own.
+    at = next((at for at, limit in enumerate(limits) if limit.scope is Scope.SUBJECT), None)
+    if override is not None and at is not None:
+        limits = (*limits[:at], with_override(limits[at], override), *limits[at + 1 :])
+    if scene.options.is_quota_mode:
+        limits = tuple(
+            [limit if limit.is_quota else replace(limit, is_quota=True) for limit in limits]
+        )
     return Found(
         limits=limits,
         metric_key=matched.metric_key,
@@ -94,7 +96,7 @@ def find(scene: Scene, descriptor: Descriptor) -> Found:
         who=who,
         attributes=attributes,
         block=block,
-        is_own_amount=override is not None,
+        own=limits[at] if override is not None and at is not None else None,
     )
 
 
@@ -113,18 +115,13 @@ def _block(scene: Scene, entries: Sequence[tuple[str, str]]) -> Block | None:
                 hash_secret=scene.hash_secret,
             )
             for key, value in entries
-            if key in keys
+            # A long key has no name in the registry, only a digest.
+            if key in keys or LONG_KEY in keys
         ],
     )
     if found is None or (found.until_us is not None and found.until_us <= scene.facts.now_us):
         return None
     return found
-
-
-def _overridden(limits: tuple[Limit, ...], override: Override) -> tuple[Limit, ...]:
-    """Replace number and unit of the first limit of a subject, else of the first, and no more."""
-    at = next((at for at, limit in enumerate(limits) if limit.scope is Scope.SUBJECT), 0)
-    return (*limits[:at], with_override(limits[at], override), *limits[at + 1 :])
 
 
 def _own_limit(
@@ -144,7 +141,7 @@ def _own_limit(
             domain.root,
             MatchedBy.DEFAULT,
             value,
-            key in domain.secret_keys or (at < len(secret_parts) and secret_parts[at]),
+            key in domain.hidden_keys or (at < len(secret_parts) and secret_parts[at]),
         )
         for at, (key, value) in enumerate(sent)
     )
@@ -161,4 +158,4 @@ def _own_limit(
         counts_denied=domain.counts_denied,
         on_store_failure=domain.on_store_failure,
     )
-    return Found((limit,), metric_key, parts, sent, entries, is_own_amount=True)
+    return Found((limit,), metric_key, parts, sent, entries, own=limit)

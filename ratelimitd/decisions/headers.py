@@ -12,7 +12,7 @@ from zlib import crc32
 from ratelimitd.decisions.body import PROBLEM_TYPE, has_problem
 from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.plan import Plan
-from ratelimitd.decisions.verdict import Code, Status
+from ratelimitd.decisions.verdict import Code, Status, refusing
 from ratelimitd.policy.model import Algorithm, HeaderStyle, Limit
 
 US_PER_S = 1_000_000
@@ -103,9 +103,8 @@ def _policies(plan: Plan) -> Iterator[str]:
 def _refusal(plan: Plan, statuses: tuple[Status, ...], now_us: int) -> Headers:
     headers: Headers = ()
     told: Status | None = None
-    for status in statuses:
-        if status.code is Code.OK:
-            continue
+    for at in refusing(statuses):
+        status = statuses[at]
         if status.wait_us <= 0:
             # For ever, or for as long as nobody knows: no time would be right.
             told = None

@@ -27,6 +27,10 @@ class Outcome(StrEnum):
     UNLIMITED = "unlimited"
 
 
+# Keys of a check that bounds how many counters may be new: its own, the count, the overflow.
+KEYS_WITH_BIRTHS = 3
+
+
 class Births(NamedTuple):
     """How many counters of one limit may be new in a second, and where the others count.
 

@@ -13,17 +13,28 @@ from collections.abc import Sequence
 from ratelimitd.decisions.facts import NO_FACTS, Facts
 from ratelimitd.decisions.found import Found, Scene, find
 from ratelimitd.decisions.options import DecisionOptions
-from ratelimitd.decisions.plan import Births, Check, DescriptorPlan, Outcome, Periods, Plan
+from ratelimitd.decisions.plan import (
+    KEYS_WITH_BIRTHS,
+    Births,
+    Check,
+    DescriptorPlan,
+    Outcome,
+    Periods,
+    Plan,
+)
 from ratelimitd.decisions.recipe import Place, slot_id, to_recipe
 from ratelimitd.decisions.request import Descriptor, Request
 from ratelimitd.decisions.shown import shown
 from ratelimitd.decisions.who import is_unknown_tier, limit_for
+from ratelimitd.errors import InvalidRequest
 from ratelimitd.policy.calendar import periods
 from ratelimitd.policy.match import limit_metric_key
 from ratelimitd.policy.model import DEFAULT_SECRET_KEYS, HeaderStyle, Limit, NoMatch, Policy
 
 # Costs saturate where the store's integers end.
 MAX_COST = 2**53 - 1
+# Of one request; they travel in one call.
+MAX_COUNTERS = 1_024
 
 
 def make_plan(
@@ -123,6 +134,12 @@ def _build(
                 outcome, one.entries, first, one.metric_key, cost, index, max(1, len(limits))
             )
         )
+    counters = sum(1 if check.births is None else KEYS_WITH_BIRTHS for check in checks)
+    if counters > MAX_COUNTERS:
+        raise InvalidRequest(
+            f"the descriptors reach limits with {counters} counters, at most {MAX_COUNTERS} are "
+            "accepted in one request"
+        )
     return Plan(
         request=request,
         policy_revision=revision,
@@ -147,7 +164,7 @@ def _check(scene: Scene, one: Found, limit: Limit, cost: int, *, is_joined: bool
     holder = one.attributes.get(limit.slot) if limit.slot else None
     return Check(
         key,
-        limit if one.is_own_amount else limit_for(limit, one.who),
+        limit_for(limit, one.who, is_own_amount=limit is one.own),
         cost,
         is_joined,
         b"" if holder is None else slot_id(holder),

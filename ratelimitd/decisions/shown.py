@@ -31,14 +31,14 @@ def shown_match(
         if part.is_secret:
             break
     else:
-        return shown(entries, domain.secret_keys, hash_secret)
+        return shown(entries, domain.hidden_keys, hash_secret)
     known = tuple(
         (part.key, short_fingerprint(hash_secret, part.value))
         if part.is_secret
         else (part.key, part.value)
         for part in matched.parts
     )
-    return known + shown(entries[len(known) :], domain.secret_keys, hash_secret)
+    return known + shown(entries[len(known) :], domain.hidden_keys, hash_secret)
 
 
 def short_fingerprint(hash_secret: bytes, value: str) -> str:

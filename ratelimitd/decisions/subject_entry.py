@@ -19,6 +19,8 @@ from ratelimitd.decisions.keys import PartKind, escaped, fingerprint
 
 MAX_VALUE_BYTES: Final = 96
 SHOWN_DIGITS: Final = 8
+# Stands for every key that is too long to be in a name.
+LONG_KEY: Final = ""
 _BORDER: Final = "|"
 _LONG: Final = "~"
 _NAME = re.compile(r"([^|]*)\|([^=#~]*)([=#~])(.*)", re.DOTALL)
@@ -77,9 +79,9 @@ def take_apart(field: str) -> Name | None:
 
 
 def key_of(field: str) -> str:
-    """Return the key of an entry by its name; empty for one that is long."""
+    """Return the key of an entry by its name; LONG_KEY for one that is long."""
     name = take_apart(field)
-    return name.key if name is not None else ""
+    return name.key if name is not None else LONG_KEY
 
 
 def shown(field: str) -> str:

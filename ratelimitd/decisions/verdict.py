@@ -1,5 +1,6 @@
 """What a request is answered: the overall code, a status per descriptor, headers and metadata."""
 
+from collections.abc import Sequence
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
@@ -81,3 +82,14 @@ class Verdict(NamedTuple):
     counts: tuple[RuleCount, ...] = ()
     unmatched: int = 0
     is_shadowed: bool = False
+
+
+def refusing(statuses: Sequence[Status]) -> list[int]:
+    """Return the places of what refuses: a quota limit does only where no other does."""
+    over = [at for at, status in enumerate(statuses) if status.code is Code.OVER_LIMIT]
+    strict = [at for at in over if not _is_quota(statuses[at])]
+    return strict or over
+
+
+def _is_quota(status: Status) -> bool:
+    return status.limit is not None and status.limit.is_quota

@@ -2,6 +2,8 @@
 
 Rules:
 - The registry's tier beats that of a trusted entry. An override of the subject beats both.
+- An override is for counters of the subject's own: what many share has one number for all of them,
+  or one caller's would be spent with another's. A suspension is for every limit.
 - A tier that a limit does not name counts as its default.
 - What has expired at the time of the facts does not count.
 """
@@ -13,7 +15,7 @@ from typing import Final, NamedTuple
 from ratelimitd.decisions.amounts import with_amount
 from ratelimitd.decisions.subject import ALL_LIMITS, AmountOverride, Subject, at
 from ratelimitd.decisions.subject_entry import EntryForm
-from ratelimitd.policy.model import Domain, Limit
+from ratelimitd.policy.model import Domain, Limit, Scope
 
 
 class Who(NamedTuple):
@@ -65,11 +67,16 @@ def who_asks(
     return Who("", "", overrides, field)
 
 
-def limit_for(limit: Limit, who: Who) -> Limit:
-    """Return a limit with the number that holds for who asks."""
+def limit_for(limit: Limit, who: Who, *, is_own_amount: bool = False) -> Limit:
+    """Return a limit with the number that holds for who asks.
+
+    A number that the request brings itself, `is_own_amount`, gives way to a suspension alone.
+    """
     named = override_of(limit, who)
-    if named is not None:
+    if named is not None and (named.amount == 0 or not is_own_amount):
         return with_amount(limit, named.amount)
+    if is_own_amount:
+        return limit
     if limit.tiers and who.tier in limit.tiers:
         return with_amount(limit, limit.tiers[who.tier])
     return limit
@@ -78,12 +85,15 @@ def limit_for(limit: Limit, who: Who) -> Limit:
 def override_of(limit: Limit, who: Who) -> AmountOverride | None:
     """Return the subject's override of a limit: a suspension, one by its name, one for all."""
     chosen: AmountOverride | None = None
+    is_own = limit.scope is Scope.SUBJECT
     for one in who.overrides:
+        is_suspension = one.amount == 0
         if one.limit == ALL_LIMITS:
-            if one.amount == 0:
+            if is_suspension:
                 return one
-            chosen = chosen or one
-        elif limit.name and one.limit == limit.name:
+            if is_own:
+                chosen = chosen or one
+        elif limit.name and one.limit == limit.name and (is_own or is_suspension):
             chosen = one
     return chosen
 

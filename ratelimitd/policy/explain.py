@@ -102,7 +102,7 @@ def _stopped_step(
 ) -> Step:
     key, value = entry
     node = parts[-1].node if parts else domain.root
-    is_secret = key in domain.secret_keys
+    is_secret = key in domain.hidden_keys
     shown = _show(key, value, hide=hide if is_secret else None)
     return Step(shown, "none", "", _offer(node, key if is_secret else f"{key}_{value}"))
 

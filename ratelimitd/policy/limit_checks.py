@@ -50,6 +50,7 @@ def check_limit(limit: Limit, node: MapNode, path: str, report: Report) -> Limit
             report.error(node.key(name), f"{path}.{name}", message)
     if limit.scope is not Scope.SUBJECT:
         _check_shared(limit, node, path, report)
+        _check_one_rate(limit, node, path, report)
         limit = replace(limit, max_new_keys_per_second=0)  # `defaults` may bound the others
     if limit.algorithm is Algorithm.GCRA:
         return _check_gcra(limit, node, path, report)
@@ -79,6 +80,16 @@ def _check_shared(limit: Limit, node: MapNode, path: str, report: Report) -> Non
         report.error(
             node.key("max_new_keys_per_second"), f"{path}.max_new_keys_per_second", message
         )
+
+
+def _check_one_rate(limit: Limit, node: MapNode, path: str, report: Report) -> None:
+    """Report a bucket that callers with different rates would share."""
+    if limit.algorithm is Algorithm.GCRA and limit.scope is Scope.GLOBAL and limit.tiers:
+        message = (
+            "has a number for each tier, but one bucket for all of them, which has one rate; "
+            "give one number, use `scope: tier`, or another algorithm than gcra"
+        )
+        report.error(node.get("requests_per_unit"), f"{path}.requests_per_unit", message)
 
 
 def _check_gcra(limit: Limit, node: MapNode, path: str, report: Report) -> Limit:

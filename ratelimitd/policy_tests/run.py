@@ -10,7 +10,7 @@ from ratelimitd.decisions.plan import Reply
 from ratelimitd.decisions.planning import make_plan
 from ratelimitd.decisions.request import Request
 from ratelimitd.decisions.subject import Subject
-from ratelimitd.decisions.verdict import Code, Status, Verdict
+from ratelimitd.decisions.verdict import Code, Status, Verdict, refusing
 from ratelimitd.decisions.who import subject_field
 from ratelimitd.policy.active import active_policy
 from ratelimitd.policy.model import Policy
@@ -117,13 +117,11 @@ def _compare(step: Step, answered: _Answered) -> Iterator[Difference]:
 def _told(verdict: Verdict) -> Status:
     """Return the status that decides: the refusal with the longest wait, else the least left.
 
-    A quota limit refuses only where no other does; a status without a limit has nothing left to
-    tell where another has one.
+    A status without a limit has nothing left to tell where another has one.
     """
     if verdict.code is Code.OVER_LIMIT:
-        refusals = [status for status in verdict.statuses if status.code is Code.OVER_LIMIT]
-        strict = [one for one in refusals if one.limit is None or not one.limit.is_quota]
-        return max(strict or refusals, key=lambda status: longest(status.wait_us))
+        refusals = [verdict.statuses[at] for at in refusing(verdict.statuses)]
+        return max(refusals, key=lambda status: longest(status.wait_us))
     limited = [status for status in verdict.statuses if status.limit is not None]
     return min(limited or verdict.statuses, key=lambda status: status.remaining)
 

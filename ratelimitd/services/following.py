@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from ratelimitd._proto.envoy.service.ratelimit.v3 import rls_pb2
 from ratelimitd.decisions.facts import Facts
 from ratelimitd.decisions.subject import Subject
+from ratelimitd.decisions.subject_entry import LONG_KEY
 from ratelimitd.decisions.who import NOBODY, Who, subject_field, who_asks
 from ratelimitd.policy.match import Step, take_attributes, walk
 from ratelimitd.policy.model import Domain
@@ -100,7 +101,7 @@ class Follower:
         tiers: list[str] = []
         short = self.short
         blocked = self._facts.blocks.keys.get(domain.name, ())
-        if len(message.descriptors) > MAX_PATH_ENTRIES:
+        if len(message.descriptors) > MAX_PATH_ENTRIES or LONG_KEY in blocked:
             return None
         count = 0
         for at, descriptor in enumerate(message.descriptors):

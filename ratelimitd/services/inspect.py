@@ -30,7 +30,7 @@ class InspectService:
         """Answer as ShouldRateLimit would now; the store must be there, whatever rules say."""
         plan = await self.ratelimit.plan(message.request, context)
         if not plan.checks:
-            verdict = fold(plan, None, self.ratelimit.options)
+            verdict = fold(plan, None, self.ratelimit.options, now_us=self.ratelimit.wall_us())
         else:
             if self.ratelimit.store.hash_secret is None:
                 raise self.ratelimit.not_usable()

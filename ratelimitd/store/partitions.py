@@ -16,14 +16,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ratelimitd.decisions.keys import partition_of
-from ratelimitd.decisions.plan import Check, CheckResult, Plan, Reply
+from ratelimitd.decisions.plan import KEYS_WITH_BIRTHS, Check, CheckResult, Plan, Reply
 from ratelimitd.decisions.refusal import Ruling, is_refused
 from ratelimitd.errors import StoreError, StoreReplyLost, StoreUnavailable
 from ratelimitd.policy.model import Algorithm
 from ratelimitd.store.wire import (
     FLAG_BIRTHS,
     FLAG_SLOT,
-    KEYS_WITH_BIRTHS,
     SLOT_LENGTH,
     Charge,
     PackedPlan,
@@ -196,7 +195,8 @@ def _wrongly_charged(plan: Plan, replies: Sequence[_PartReply]) -> Iterator[tupl
             net = _Net(reply.now_us)
             for index, result in zip(origin.checks, reply.results, strict=True):
                 check = plan.checks[index]
-                if not counts_denied(check.limit):
+                # What was given back stays so, whoever refuses.
+                if check.cost >= 0 and not counts_denied(check.limit):
                     net.add(check, result, _held_after(check, result) - result.used_before)
             yield from ((tag, charge) for charge in net.charges())
 

@@ -28,8 +28,6 @@ ADMITTED = 0
 STALE = 2
 
 SLOT_LENGTH = 16
-# Keys of a check that bounds how many counters may be new: its own, the count, the overflow.
-KEYS_WITH_BIRTHS = 3
 
 _SHAPE_HEAD = Struct(">HHB")
 _SHAPE_CHECK = Struct(">BB7q")

@@ -6,8 +6,8 @@ import pytest
 import redis
 
 from ratelimitd.decisions.plan import Births, Check, CheckResult
-from ratelimitd.policy.model import Unit
-from tests.support.plans import check_of, limit_of, places_of, plan_of
+from ratelimitd.policy.model import Limit, Unit
+from tests.support.plans import check_of, gcra_of, limit_of, places_of, plan_of, sliding_of
 from tests.support.scripted import ScriptedStore
 from tests.support.servers import Server
 
@@ -154,3 +154,30 @@ def test_refusal_that_writes_nothing_is_no_birth(client: redis.Redis, store: Scr
     assert refused.is_refused
     assert not admitted.results[0].is_overflowed
     assert client.get(births.key) == b"%d:1" % NOW_US
+
+
+def test_release_in_a_request_that_is_refused_frees_its_place(
+    client: redis.Redis, store: ScriptedStore
+) -> None:
+    # given a call that ends with more tokens than there are left
+    place = check_of(places_of(1, slot_ttl_us=3_600_000_000))._replace(slot=A)
+    tokens = check_of(limit_of(100), "tokens", cost=150)
+    ask(store, place)
+    # when
+    (ended,) = store.check([plan_of(place._replace(cost=-1), tokens)], NOW_US)
+    # then
+    assert ended.is_refused
+    assert client.zcard(place.key) == 0
+    assert not ask(store, place._replace(slot=B)).is_over
+
+
+@pytest.mark.parametrize(
+    "limit", [limit_of(5), sliding_of(5), gcra_of(5), places_of(5)], ids=lambda one: one.algorithm
+)
+def test_refund_to_nobody_leaves_nothing(
+    client: redis.Redis, store: ScriptedStore, limit: Limit
+) -> None:
+    # when
+    ask(store, check_of(limit, cost=-2))
+    # then
+    assert client.dbsize() == 0

@@ -75,6 +75,8 @@ class ModelStore:
                 lives[key] = life_ms(state, check, now_us)
             if not spends(check) or (is_refused and not counts_denied(check)):
                 continue
+            if check.cost < 0 and state is None:
+                continue
             booked = charge(held.get(key), check, now_us)
             held[key] = booked.state
             lost = min(lost + booked.lost, 2**53 - 1)
@@ -193,7 +195,11 @@ def spends(check: Check) -> bool:
 
 
 def counts_denied(check: Check) -> bool:
-    """Say whether a check is charged when its request is refused; a place never is."""
+    """Say whether a check is charged when its request is refused: a place never is, and a refund
+    always.
+    """
+    if check.cost < 0:
+        return True
     return check.limit.counts_denied and check.limit.algorithm is not Algorithm.CONCURRENCY
 
 

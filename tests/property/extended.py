@@ -98,7 +98,9 @@ def some_limit(rng: Random, *, has_subjects: bool) -> Document:
     scopes = ("subject", "subject", "tier", "global") if has_subjects else ("subject", "global")
     limit: Document = {"algorithm": algorithm, "scope": rng.choice(scopes)}
     limit["requests_per_unit"] = rng.randint(0, 5)
-    if has_subjects and rng.random() < 0.4:
+    # One bucket has one rate.
+    is_one_bucket = algorithm in {"gcra", "token_bucket"} and limit["scope"] == "global"
+    if has_subjects and not is_one_bucket and rng.random() < 0.4:
         tiers = {tier: rng.randint(0, 6) for tier in TIERS if rng.random() < 0.7}
         limit["requests_per_unit"] = {**tiers, "default": rng.randint(0, 3)}
     limit |= _some_window(rng, algorithm)

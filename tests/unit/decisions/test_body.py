@@ -145,3 +145,12 @@ def test_block_has_no_body_where_clients_expect_the_reference_servers_answers() 
     body = to_body(blocked_plan(HeaderStyle.UPSTREAM), (refused(None, 90 * SECOND_US),))
     # then
     assert body == b""
+
+
+def test_placeholder_in_the_name_of_a_rule_is_a_name() -> None:
+    # given
+    odd = limit(11, name="a{limit}{retry_after}", refusal_body="{name}|{limit}|{retry_after}")
+    # when
+    body = to_body(plan(odd), (refused(odd, SECOND_US),))
+    # then
+    assert body == b"a{limit}{retry_after}|11|1"

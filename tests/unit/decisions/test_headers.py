@@ -1,9 +1,12 @@
 """The headers of an answer: the IETF's, with what they must escape and what they leave out."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratelimitd.decisions.body import to_body
 from ratelimitd.decisions.headers import to_headers
 from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.plan import Plan
@@ -312,3 +315,19 @@ def test_global_shadow_mode_tells_where_a_client_stands_and_no_wait() -> None:
     told = to_headers(plan(per_key), statuses, DecisionOptions(), NOW_US, is_refused=False)
     # then
     assert [name for name, _ in told] == ["RateLimit-Policy", "RateLimit"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_quota_that_is_over_beside_a_refusal_is_not_what_refuses(order: int) -> None:
+    # given a quota that waits longer, beside a limit that refuses
+    strict, quota = limit(name="strict"), limit(name="quota", is_quota=True)
+    both = [(strict, refused(strict, 5 * SECOND_US)), (quota, refused(quota, 700 * SECOND_US))]
+    of, statuses = zip(*both[::order], strict=True)
+    # then
+    assert headers_of(plan(*of), *statuses)["Retry-After"] == "5"
+    assert json.loads(to_body(plan(*of), statuses))["rule"] == "strict"
+    # when the quota alone is over
+    (at,) = [at for at, one in enumerate(of) if one is quota]
+    statuses = tuple(one if n == at else admitted(of[n]) for n, one in enumerate(statuses))
+    # then
+    assert headers_of(plan(*of), *statuses)["Retry-After"] == "700"

@@ -1,14 +1,17 @@
 """Several limits on one descriptor: who asks, what counts where, and what is told."""
 
+import pytest
+
 from ratelimitd.decisions.facts import Facts
 from ratelimitd.decisions.fold import fold
 from ratelimitd.decisions.options import DecisionOptions
 from ratelimitd.decisions.plan import Outcome, Plan
-from ratelimitd.decisions.planning import make_plan
+from ratelimitd.decisions.planning import MAX_COUNTERS, make_plan
 from ratelimitd.decisions.request import Descriptor, Override
 from ratelimitd.decisions.subject import AmountOverride, Block, Subject, blocks_of
 from ratelimitd.decisions.subject_entry import entry_field
 from ratelimitd.decisions.verdict import Code
+from ratelimitd.errors import InvalidRequest
 from ratelimitd.policy.model import Scope, Unit
 from tests.model.limits import ModelStore
 from tests.support.decide import NOW_US, SECRET, descriptor_of, policy_of, request_of
@@ -235,3 +238,79 @@ def test_new_keys_lie_with_their_counter_where_partitions_matter() -> None:
     assert len({single.key, single.births.key, single.births.overflow_key}) == 3
     tags = {key[:9] for key in (parted.key, parted.births.key, parted.births.overflow_key)}
     assert len(tags) == 1
+
+
+def test_override_of_a_subject_is_for_its_own_counters_and_a_suspension_for_all() -> None:
+    # given
+    def facts(*overrides: AmountOverride) -> Facts:
+        return Facts(NOW_US, subjects={field_of("a"): Subject("", overrides=overrides)})
+
+    # then what many share has one number for all
+    assert amounts(plan_for(tenant("a"), facts=facts(AmountOverride("*", 50)))) == [50, 100, 5]
+    assert amounts(plan_for(tenant("a"), facts=facts(AmountOverride("global", 50)))) == [1, 100, 5]
+    # then nothing is admitted by any
+    assert amounts(plan_for(tenant("a"), facts=facts(AmountOverride("*", 0)))) == [0, 0, 0]
+    assert amounts(plan_for(tenant("a"), facts=facts(AmountOverride("global", 0)))) == [1, 100, 0]
+
+
+def test_number_of_a_request_is_for_one_limit_and_gives_way_to_a_suspension() -> None:
+    # given
+    own = Override(7, Unit.YEAR)
+    asked = tenant("a", "free")._replace(override=own)
+    unmatched = descriptor_of(("nothing", "x"))._replace(override=own)
+    suspended = Facts(
+        NOW_US, subjects={field_of("a"): Subject("", overrides=(AmountOverride("*", 0),))}
+    )
+    # then the others have the numbers of their tier
+    assert amounts(plan_for(asked)) == [7, 3, 5]
+    # then
+    assert amounts(plan_for(asked, facts=suspended)) == [0, 0, 0]
+    assert amounts(plan_for(unmatched, facts=suspended)) == [7]
+
+
+def test_number_of_a_request_is_not_for_what_many_share() -> None:
+    # given
+    policy = policy_of(
+        "{domain: api, descriptors: [{key: all, rate_limit: "
+        "{unit: year, requests_per_unit: 5, scope: global}}]}"
+    )
+    asked = descriptor_of(("all", "x"))._replace(override=Override(500, Unit.YEAR))
+    # when
+    plan = make_plan(policy, request_of(asked), DecisionOptions(), SECRET, Facts(NOW_US))
+    # then
+    assert amounts(plan) == [5]
+
+
+def test_entry_with_a_long_key_is_blocked() -> None:
+    # given
+    key = "k" * 97
+    field = entry_field("api", key, "x", is_secret=False, hash_secret=SECRET)
+    facts = Facts(NOW_US, blocks_of([Block("api", field)]))
+    # when
+    blocked, other = (plan_for(descriptor_of((key, value)), facts=facts) for value in "xy")
+    # then
+    assert blocked.is_blocked
+    assert not other.is_blocked
+
+
+def test_secret_of_one_rule_stays_secret_where_a_request_brings_its_own_limit() -> None:
+    # given
+    policy = policy_of(
+        "{domain: api, descriptors: [{key: route, descriptors: [{key: email, sensitive: true, "
+        "rate_limit: {unit: year, requests_per_unit: 5}}]}]}"
+    )
+    asked = descriptor_of(("email", "alice@x"))._replace(override=Override(5, Unit.YEAR))
+    # when
+    plan = make_plan(policy, request_of(asked), DecisionOptions(), SECRET, Facts(NOW_US))
+    # then
+    assert b"alice" not in plan.checks[0].key
+    assert "alice" not in repr(plan.descriptors[0].entries)
+
+
+def test_request_that_reaches_too_many_counters_is_refused_with_a_reason() -> None:
+    # given
+    asked = [tenant(str(number)) for number in range(MAX_COUNTERS // 3 + 1)]
+    # then
+    assert len(plan_for(*asked[:-1]).checks) == MAX_COUNTERS // 3 * 3
+    with pytest.raises(InvalidRequest, match="1026 counters, at most 1024"):
+        plan_for(*asked)
