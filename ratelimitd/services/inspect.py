@@ -73,7 +73,9 @@ class InspectService:
                 is_secret = key in scene.domain.hidden_keys
                 told.subject = f"{key}={self._hide(value) if is_secret else value}"
         for check in checks:
-            rule = next(limit for limit in found.limits if limit.name == check.limit.name)
+            # Limits need no names; each stands in a place of its own.
+            place = check.limit.name, check.limit.position
+            rule = next(one for one in found.limits if (one.name, one.position) == place)
             stands = standing(rule, check.limit, found.who)
             told.limits.add(
                 name=rule.name,

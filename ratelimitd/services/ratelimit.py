@@ -194,19 +194,20 @@ class RateLimitService:
         return self._conclude(fold(plan, reply, self.options), context)
 
     async def _decide(self, request: Request, context: CallContext) -> Verdict:
-        within_s = answer_within_s(context)
-        await self._meet(request, within_s)
+        # One deadline for all that is waited for.
+        deadline_s = self.store.now_s() + answer_within_s(context)
+        await self._meet(request, answer_within_s(context))
         plan = self.plan_at(request, self.wall_us())
         sent_us = self.now_us()
         verdict = self.answer_at_once(plan, sent_us, context)
         if verdict is not None:
             return verdict
         try:
-            reply: Reply | StoreError = await self._ask(plan, context)
+            reply: Reply | StoreError = await self._ask(plan, deadline_s)
             if isinstance(reply, Reply) and reply.is_stale:
                 self.telemetry.stale_period()
                 plan = self.plan_again(request, reply.now_us)
-                reply = await self._ask(plan, context)
+                reply = await self._ask(plan, deadline_s)
         except StoreError as error:
             reply = error
         answered = self.answer_reply(plan, reply, sent_us, context)
@@ -214,10 +215,10 @@ class RateLimitService:
             raise answered
         return answered
 
-    async def _ask(self, plan: Plan, context: CallContext) -> Reply:
+    async def _ask(self, plan: Plan, deadline_s: float) -> Reply:
         if self.store.hash_secret is None:
             raise self.not_usable()
-        return await self.store.check(plan, timeout_s=answer_within_s(context))
+        return await self.store.check(plan, timeout_s=deadline_s - self.store.now_s())
 
     def not_usable(self) -> StoreUnavailable:
         """Return why nothing is asked of the store: its secret is not known."""

@@ -70,3 +70,28 @@ async def test_explain_tells_of_an_override_and_hides_secrets(start: Start) -> N
     # then
     assert "7 per hour" in answer.descriptors[0].summary
     assert "topsecret" not in str(answer)
+
+
+async def test_explain_tells_limits_apart_that_have_no_names(start: Start) -> None:
+    # given
+    running = await start(
+        """
+domain: api
+subjects: {key: a}
+descriptors:
+  - key: a
+    limits:
+      - {unit: year, requests_per_unit: 1}
+      - {unit: year, requests_per_unit: {pro: 5, default: 3}, scope: tier}
+"""
+    )
+    # when
+    answer = await InspectService(running.service).explain(
+        inspect_pb2.ExplainRequest(request=message_of("a=1")), PATIENT
+    )
+    # then
+    told = [(one.scope, one.amount, one.reason) for one in answer.descriptors[0].limits]
+    assert told == [
+        ("subject", "1 per year", ""),
+        ("tier", "3 per year", "no tier is known: the default"),
+    ]
