@@ -76,7 +76,8 @@ def _write(domain: str, calls: Sequence[Sequence[_Row]], total: int, send: Send)
             if not written:
                 raise
             raise ImportFailed(
-                f"{written} of {total} were imported, up to line {call[0].line - 1}: {error}\n"
+                f"at least {written} of {total} were imported, up to line {call[0].line - 1}: "
+                f"{error}\n"
                 "import the same file again to go on"
             ) from error
         written += len(call)

@@ -36,15 +36,16 @@ local function new_births(now_us)
     return counter
   end
 
-  -- A birth counts if some check of the request writes the key.
+  -- A birth counts if some check of the request writes the key: a refund to nobody writes nothing.
   function births.settle(checks, is_refused)
     for i = 1, #checks do
       local count, counter = checks[i].born, checks[i].counter
       if count then
         local is_written = false
         for j = 1, #checks do
-          local is_charged = checks[j].spends and (checks[j].counts_denied or not is_refused)
-          is_written = is_written or (checks[j].counter == counter and is_charged)
+          local check = checks[j]
+          local is_charged = check.cost > 0 and check.spends and (check.counts_denied or not is_refused)
+          is_written = is_written or (check.counter == counter and is_charged)
         end
         counter.is_born = is_written
         if is_written then

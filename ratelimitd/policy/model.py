@@ -158,8 +158,10 @@ class Limit:
 
     @property
     def capacity(self) -> int:
-        """How much may come at once: the burst of gcra, else the amount itself."""
-        return self.requests_per_unit if self.burst is None else self.burst
+        """How much may come at once: the burst of gcra, else the amount itself; 0 of nothing."""
+        if self.burst is None or not self.requests_per_unit:
+            return self.requests_per_unit
+        return self.burst
 
     @property
     def debt(self) -> int:

@@ -8,13 +8,13 @@ Rules:
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from ratelimitd.policy.fields import read_flag, read_list, read_map, read_text
+from ratelimitd.policy.fields import read_flag, read_list, read_map, read_text, value_of
 from ratelimitd.policy.limits import RuleContext, read_limit
 from ratelimitd.policy.mask import mask
 from ratelimitd.policy.match import limit_metric_key
 from ratelimitd.policy.metadata import read_metadata
 from ratelimitd.policy.model import Limit, Node, Position, Wildcard
-from ratelimitd.policy.nodes import MapNode
+from ratelimitd.policy.nodes import ListNode, MapNode
 from ratelimitd.policy.own_keys import Defaults
 from ratelimitd.policy.report import Report, join_path, quote
 
@@ -199,6 +199,10 @@ def _read_limits(
             message = "stands beside `rate_limit`; put that one into the list"
             report.error(node.key("limits"), f"{path}.limits", message)
         return (read_limit(rate_limit, key, f"{path}.rate_limit", report, rule),)
+    named = value_of(node, "limits")
+    if not listed and node.key("limits") is not None and isinstance(named, ListNode | None):
+        message = "is empty; list the limits of this rule, or leave the key out"
+        report.error(node.key("limits"), f"{path}.limits", message)
     if len(listed) > MAX_LIMITS:
         message = f"has {len(listed)} limits; at most {MAX_LIMITS} are accepted"
         report.error(node.key("limits"), f"{path}.limits", message)

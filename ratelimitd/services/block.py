@@ -31,7 +31,7 @@ class BlockService:
         """Block entries, all or none. Raises InvalidRequest, NoRoom, StoreError."""
         reason = messages.from_reason(message.reason)
         now_us = self.access.now_us()
-        names = self._names(message.domain, message.entries)
+        names = self._names(message.domain, message.entries, needs_values=True)
         until_us = messages.from_seconds(message.for_seconds, "for_seconds", now_us)
         blocks = [Block(message.domain, name, until_us, reason) for name in names]
         written = await self.access.registry.block(blocks, timeout_s=answer_within_s(context))
@@ -49,7 +49,7 @@ class BlockService:
     ) -> subject_pb2.UnblockResponse:
         """End blocks. Raises InvalidRequest, NotFound, StoreError."""
         reason = messages.from_reason(message.reason, is_needed=False)
-        names = self._names(message.domain, message.entries)
+        names = self._names(message.domain, message.entries, needs_values=False)
         written = await self.access.registry.unblock(names, timeout_s=answer_within_s(context))
         if not written.count:
             raise NotFound("none of these entries is blocked")
@@ -75,7 +75,9 @@ class BlockService:
             next_page_token=str(end) if end < len(own) else "",
         )
 
-    def _names(self, domain: str, entries: Sequence[subject_pb2.Entry]) -> list[str]:
+    def _names(
+        self, domain: str, entries: Sequence[subject_pb2.Entry], *, needs_values: bool
+    ) -> list[str]:
         """Return the names of entries, each once."""
         facts = self.access.facts(domain)
         if not 0 < len(entries) <= MAX_ENTRIES:
@@ -83,7 +85,7 @@ class BlockService:
         secret = self.access.hash_secret()
         names: dict[str, None] = {}
         for index, entry in enumerate(entries):
-            key, value = messages.from_entry(entry, f"entries[{index}]", needs_value=False)
+            key, value = messages.from_entry(entry, f"entries[{index}]", needs_value=needs_values)
             names[facts.field(key, value, secret)] = None
         return list(names)
 

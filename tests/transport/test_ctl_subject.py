@@ -296,7 +296,7 @@ def test_store_that_goes_away_within_an_import_leaves_what_was_written(
     with pytest.raises(ctl_import.ImportFailed) as failure:
         ctl_import.run("api", file, "", send)
     assert str(failure.value).splitlines() == [
-        "1 of 2 were imported, up to line 2: UNAVAILABLE: the store is away",
+        "at least 1 of 2 were imported, up to line 2: UNAVAILABLE: the store is away",
         "import the same file again to go on",
     ]
 
