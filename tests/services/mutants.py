@@ -4,6 +4,7 @@ from tests.support.mutant import Mutant
 
 ALIKE = "ratelimitd/services/alike.py"
 PLANNER = "ratelimitd/services/planner.py"
+FOLLOWING = "ratelimitd/services/following.py"
 
 SUBJECT_TESTS = ("tests/services/test_subjects.py",)
 READY_TESTS = ("tests/property/test_ready_plans.py",)
@@ -48,8 +49,8 @@ SERVICE_MUTANTS = (
     Mutant(
         "a kind forgets what came beside",
         PLANNER,
-        "who = self._who(domain, asked, 0, like.attributes)",
-        "who = self._who(domain, asked, 0, _NONE)",
+        "who = self._follower.who(domain, asked, 0, like.attributes)",
+        "who = self._follower.who(domain, asked, 0, NO_ATTRIBUTES)",
         ALIKE_TESTS,
     ),
     Mutant(
@@ -82,21 +83,21 @@ SERVICE_MUTANTS = (
     ),
     Mutant(
         "the short way forgets a descriptor's own cost",
-        PLANNER,
+        FOLLOWING,
         '                or descriptor.HasField("hits_addend")\n',
         "",
         READY_TESTS,
     ),
     Mutant(
         "the short way forgets how a rule was reached",
-        PLANNER,
+        FOLLOWING,
         "path += (key, id(node), how)",
         "path += (key, id(node))",
         READY_TESTS,
     ),
     Mutant(
         "the short way shows no values in metrics",
-        PLANNER,
+        FOLLOWING,
         "not node.needs_metric_walk and ",
         "",
         READY_TESTS,
