@@ -42,6 +42,13 @@ MUTANTS = (
         DECISION_TESTS,
     ),
     Mutant(
+        "an override of a subject is for what many share",
+        "ratelimitd/decisions/who.py",
+        "is_own = limit.scope is Scope.SUBJECT",
+        "is_own = True",
+        DECISION_TESTS,
+    ),
+    Mutant(
         "a tier entry is believed though it is not trusted",
         "ratelimitd/decisions/who.py",
         "if subjects.trusts_tier_entry and (",

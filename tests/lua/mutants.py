@@ -340,6 +340,19 @@ _CHECK_MUTANTS = (
         "is_dirty = is_pulled",
     ),
     (
+        "a refusal takes back refunds",
+        SHAPE,
+        "counts_denied = cost < 0 or (flags",
+        "counts_denied = (flags",
+    ),
+    (
+        "a refund to nobody leaves a counter",
+        BATCH,
+        "counter.is_dirty or check.cost > 0 or counter.is_there",
+        "true",
+    ),
+    ("births: a refund is one", BIRTHS, "check.cost > 0 and check.spends", "check.spends"),
+    (
         "a state ahead of the clock stays ahead",
         BATCH,
         "is_dirty = is_pulled or not is_readable",
