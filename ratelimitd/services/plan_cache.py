@@ -9,10 +9,10 @@ Rules:
 - Another policy or another hash secret is another cache.
 """
 
-from array import array
 from collections.abc import Callable
 
 from ratelimitd.services.ready_plan import ReadyPlan
+from ratelimitd.services.sights import Sights
 
 MAX_BYTES = 8 * 1024 * 1024
 MAX_REQUEST_BYTES = 1024
@@ -23,10 +23,8 @@ KEY_BYTES = 160
 # What a whole plan takes with an outline of its own, and for each of its checks.
 WHOLE_PLAN_BYTES = 2_048
 WHOLE_KEY_BYTES = 1_024
-# Seen once: a hash for each place, by its last bits; a later one takes the place of an earlier.
-# More than fit into the cache, or little is ever seen twice. 8 bytes each.
+# More than fit into the cache, or little is ever seen twice.
 MAX_SEEN = 65_536
-_PLACE = MAX_SEEN - 1
 
 
 class PlanCache:
@@ -46,7 +44,7 @@ class PlanCache:
         self._young: dict[bytes, ReadyPlan] = {}
         self._old: dict[bytes, ReadyPlan] = {}
         self._used = 0
-        self._seen = array("q", bytes(8 * MAX_SEEN))
+        self._seen = Sights(MAX_SEEN)
 
     def __len__(self) -> int:
         """Return how many plans are held."""
@@ -65,11 +63,7 @@ class PlanCache:
             return plan
         self.misses += 1
         plan = self._make(body)
-        if (
-            len(body) <= MAX_REQUEST_BYTES
-            and not plan.missing
-            and self._is_second_sight(hash(body))
-        ):
+        if len(body) <= MAX_REQUEST_BYTES and not plan.missing and self._seen.is_second(hash(body)):
             self._keep(body, plan)
         return plan
 
@@ -91,10 +85,3 @@ class PlanCache:
             self._old, self._young, self._used = self._young, {}, 0
         self._young[body] = plan
         self._used += cost
-
-    def _is_second_sight(self, sight: int) -> bool:
-        place = sight & _PLACE
-        if self._seen[place] == sight:
-            return True
-        self._seen[place] = sight
-        return False

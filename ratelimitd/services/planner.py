@@ -8,7 +8,6 @@ Rules:
 - Bounded: MAX_ENTRIES of all paths together, and MAX_WHOLE whole plans that were asked for.
 """
 
-from array import array
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -35,6 +34,7 @@ from ratelimitd.services.following import (
 )
 from ratelimitd.services.parse import parse_request
 from ratelimitd.services.ready_plan import Outline, ReadyPlan
+from ratelimitd.services.sights import Sights
 from ratelimitd.services.subject_cache import UNKNOWN
 from ratelimitd.store.wire import pack_plan
 
@@ -46,7 +46,6 @@ MAX_COSTS = 8
 MAX_WHOLE = 512
 MAX_WHOLE_CHECKS = 2_048
 MAX_SIGHTS = 4_096
-_SIGHT = MAX_SIGHTS - 1
 
 
 class _Known(NamedTuple):
@@ -96,7 +95,7 @@ class Planner:
         self._follower = Follower(bounds, hash_secret, facts, self._directory)
         self._known: dict[tuple[object, ...], _Known] = {}
         self._known_entries = 0
-        self._sights = array("q", bytes(8 * MAX_SIGHTS))
+        self._sights = Sights(MAX_SIGHTS)
         self._alike: Alike[_Like] = Alike()
         self._whole: dict[object, Plan] = {}
         self._whole_checks = 0
@@ -116,11 +115,11 @@ class Planner:
             return self._plan_alone(message, body, asked)
         known = self._known.get(found.path)
         if known is None:
-            if not self._is_second_sight(hash(found.path)):
+            if not self._sights.is_second(hash(found.path)):
                 return self._plan_alone(message, body, asked)
             known = self._learn(domain, found, self._make(message, asked.subjects))
         elif len(message.descriptors) == 1:
-            self._learn_alike(domain, found, message, body)
+            self._learn_alike(domain, found, message, asked, body)
         cost = min(max(1, message.hits_addend), MAX_COST)
         return self._plan_known(known, cost, found.entries, body, asked)
 
@@ -213,10 +212,15 @@ class Planner:
         return make_plan(self.policy, request, self._options, self.hash_secret, facts)
 
     def _learn_alike(
-        self, domain: Domain, found: Followed, message: rls_pb2.RateLimitRequest, body: bytes
+        self,
+        domain: Domain,
+        found: Followed,
+        message: rls_pb2.RateLimitRequest,
+        asked: Asked,
+        body: bytes,
     ) -> None:
         """Remember what requests like this one lead to, if one value alone may be another."""
-        sent = [(entry.key, entry.value) for entry in message.descriptors[0].entries]
+        (sent,) = asked.entries
         (matched,) = found.entries
         attributes: Mapping[str, str] = NO_ATTRIBUTES
         if domain.attributes:
@@ -243,13 +247,6 @@ class Planner:
         )
         places = [number for number, (name, _) in enumerate(sent) if name not in attributes]
         self._alike.learn(body, message, places[at], like)
-
-    def _is_second_sight(self, sight: int) -> bool:
-        place = sight & _SIGHT
-        if self._sights[place] == sight:
-            return True
-        self._sights[place] = sight
-        return False
 
     def _learn(self, domain: Domain, found: Followed, plan: Plan) -> _Known:
         """Remember what a path leads to, from a request that took it."""
